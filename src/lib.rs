@@ -1,0 +1,8 @@
+//! Trailproof: a self-hosted audit trail that proves itself.
+//!
+//! This crate is the shell around the pure core `trailproof_topology`: it owns clocks, files,
+//! threads and sockets, behind the ports [`log`], [`store`] and [`object`].
+
+pub mod log;
+pub mod object;
+pub mod store;

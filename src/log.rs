@@ -1,0 +1,191 @@
+//! The log port: partitions of records that only grow.
+//!
+//! A worker polls one partition with [`Log`]; what leaves the engine is appended with
+//! [`Publisher`], atomically with the lane positions it makes true. The adapters are
+//! `embedded` (RocksDB inside the process) and the simulator's.
+//!
+//! **Invariant:** an append that was answered is durable; one that failed is *unknown*, not absent.
+
+use std::time::Duration;
+
+use trailproof_topology::effect::{LANES, OutRecord};
+use trailproof_topology::input::{Millis, Offset};
+
+/// What went wrong at the log.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Passing trouble: disk full, broker away. The call may be made again.
+    #[error("the log is not available: {0}")]
+    Unavailable(String),
+    /// The wanted offset is no longer, or not yet, in the partition.
+    #[error(
+        "offset {wanted} of {topic}/{partition} is outside the log, which holds {start} to {end}"
+    )]
+    OutOfRange {
+        /// Topic name.
+        topic: &'static str,
+        /// Partition.
+        partition: u32,
+        /// The offset asked for.
+        wanted: Offset,
+        /// First offset there is.
+        start: Offset,
+        /// One past the last offset there is.
+        end: Offset,
+    },
+    /// Stored bytes are damaged.
+    #[error("the log is damaged: {0}")]
+    Corrupt(String),
+    /// Another owner took over.
+    #[error("another process owns {0}")]
+    Fenced(String),
+}
+
+/// When a failed call may be made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// After a pause.
+    Later,
+    /// Not without somebody's help.
+    Never,
+}
+
+impl Error {
+    /// When the call may be made again.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Unavailable(_) => Retry::Later,
+            Self::OutOfRange { .. } | Self::Corrupt(_) | Self::Fenced(_) => Retry::Never,
+        }
+    }
+}
+
+/// What a polled record is, by its header `trailproof`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// No header.
+    Data,
+    /// `tick`.
+    Tick,
+    /// `catalog` with its version.
+    Catalog(u64),
+    /// Anything else.
+    Unknown,
+}
+
+/// Records of one partition, packed: one buffer and where each value lies in it.
+#[derive(Debug, Default)]
+pub struct RecordBatch {
+    bytes: Vec<u8>,
+    records: Vec<Packed>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Packed {
+    offset: Offset,
+    append_time_ms: Millis,
+    kind: Kind,
+    start: usize,
+    length: usize,
+}
+
+/// One polled record.
+#[derive(Clone, Copy, Debug)]
+pub struct Polled<'a> {
+    /// Its offset.
+    pub offset: Offset,
+    /// When the log appended it.
+    pub append_time_ms: Millis,
+    /// What it is.
+    pub kind: Kind,
+    /// Its value.
+    pub value: &'a [u8],
+}
+
+impl RecordBatch {
+    /// Forgets the records, keeps the memory up to 64 MiB.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.shrink_to(64 << 20);
+        self.records.clear();
+    }
+
+    /// Adds a record; offsets ascend.
+    pub fn push(&mut self, offset: Offset, append_time_ms: Millis, kind: Kind, value: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(value);
+        self.records.push(Packed { offset, append_time_ms, kind, start, length: value.len() });
+    }
+
+    /// Records in the batch.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Bytes of all values.
+    #[must_use]
+    pub fn bytes_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The records in offset order.
+    pub fn iter(&self) -> impl Iterator<Item = Polled<'_>> {
+        self.records.iter().map(|packed| Polled {
+            offset: packed.offset,
+            append_time_ms: packed.append_time_ms,
+            kind: packed.kind,
+            value: &self.bytes[packed.start..packed.start + packed.length],
+        })
+    }
+}
+
+/// A reader of one partition of one topic, owned by one worker.
+pub trait Log {
+    /// Fills `batch` with the records from `from` on: whole appends until `bytes_max` is reached or
+    /// the end. Empty at the end of the partition.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] (never), [`Error::Corrupt`] (never), [`Error::Unavailable`] (later).
+    fn poll(
+        &mut self,
+        from: Offset,
+        bytes_max: usize,
+        batch: &mut RecordBatch,
+    ) -> Result<(), Error>;
+
+    /// Waits until the partition holds a record at `from`, or `timeout` passes.
+    fn wait(&mut self, from: Offset, timeout: Duration);
+
+    /// The log's own time: what a record appended now would carry.
+    fn now_ms(&self) -> Millis;
+
+    /// Appends a tick to the partition.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] (later).
+    fn tick(&mut self) -> Result<(), Error>;
+}
+
+/// Appends what the engine says to the log, exactly once.
+pub trait Publisher {
+    /// The committed position of each lane: the sequence of the next effect to deliver.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] (later), [`Error::Fenced`] (never).
+    fn committed(&mut self) -> Result<[u64; LANES], Error>;
+
+    /// Appends `records` and commits `lanes`, all or nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] (later; ask [`Publisher::committed`] what became of it),
+    /// [`Error::Fenced`] (never).
+    fn publish(&mut self, records: &[OutRecord], lanes: [u64; LANES]) -> Result<(), Error>;
+}

@@ -1,0 +1,171 @@
+//! Chunks: the pieces of a segment, each compressed once.
+//!
+//! A chunk is 256 KiB of a segment's text (more where one trace is larger), cut by bytes alone.
+//! While it is open it is a list of [`Part`]s, one for each batch that added to it; a part is
+//! immutable and shared with the queries. When it closes, its text becomes one independent zstd
+//! frame, which is a row of the view and, unchanged, a piece of the trace file.
+//!
+//! The text of a chunk is, for each trace, two bytes of separator and the trace as stored: `[\n`
+//! before the first trace of a segment, `,\n` before any other. The file ends with `\n]\n`.
+//!
+//! Source: `docs/formats.md`, "Chunks".
+
+use std::sync::OnceLock;
+
+use crate::attribute::{ATTRIBUTES, Attribute};
+use crate::columns::Columns;
+use crate::input::{Millis, Offset};
+use crate::varint;
+
+/// Text bytes at which a chunk closes.
+pub const CHUNK_BYTES: usize = 256 * 1024;
+
+/// Bytes of separator before each trace.
+pub const SEPARATOR_BYTES: usize = 2;
+
+/// Ends a trace file.
+pub const FILE_END: &[u8] = b"\n]\n";
+
+/// Where an attribute's value lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// First byte, in the part's text or, where `escaped`, in its side text.
+    pub start: u32,
+    /// Bytes of the value. `u32::MAX`: the trace has no such value.
+    pub length: u32,
+}
+
+impl Span {
+    /// Says that a trace lacks the attribute.
+    pub const ABSENT: Self = Self { start: 0, length: u32::MAX };
+    /// Set in `start` where the value lies in the side text, because it stands escaped in the trace.
+    pub const SIDE: u32 = 1 << 31;
+}
+
+/// One trace of a part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Offset of its record.
+    pub offset: Offset,
+    /// Stream time at its record: the time axis of the view.
+    pub stream_time_ms: Millis,
+    /// The trace's own `time`, clamped to the years 1970 to 9999.
+    pub time_ms: Millis,
+    /// First byte of the stored trace in the part's text, after the separator.
+    pub start: u32,
+    /// Bytes of the stored trace.
+    pub length: u32,
+    /// Attribute values by [`Attribute`] number.
+    pub spans: [Span; ATTRIBUTES],
+}
+
+/// What one batch added to an open chunk. Immutable once shared.
+#[derive(Debug, Default)]
+pub struct Part {
+    /// Separators and stored traces.
+    pub text: Vec<u8>,
+    /// Unescaped values of attributes that stand escaped in the text.
+    pub side: Vec<u8>,
+    /// The traces, in offset order.
+    pub entries: Vec<Entry>,
+    /// Columns, made when a query first asks.
+    columns: OnceLock<Columns>,
+}
+
+impl Part {
+    /// The stored bytes of a trace.
+    #[must_use]
+    pub fn trace(&self, entry: &Entry) -> &[u8] {
+        &self.text[entry.start as usize..(entry.start + entry.length) as usize]
+    }
+
+    /// The value of an attribute; `None` where the trace lacks it.
+    #[must_use]
+    pub fn value(&self, entry: &Entry, attribute: Attribute) -> Option<&[u8]> {
+        let span = entry.spans[attribute as usize];
+        if span == Span::ABSENT {
+            return None;
+        }
+        let (source, start) = if span.start & Span::SIDE == 0 {
+            (&self.text, span.start as usize)
+        } else {
+            (&self.side, (span.start & !Span::SIDE) as usize)
+        };
+        source.get(start..start + span.length as usize)
+    }
+
+    /// The part's columns, made on first use.
+    pub fn columns(&self) -> &Columns {
+        self.columns.get_or_init(|| Columns::of_parts(&[self]))
+    }
+}
+
+/// One trace in a closed chunk's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Offset of its record.
+    pub offset: Offset,
+    /// Stream time at its record.
+    pub stream_time_ms: Millis,
+    /// First byte of the stored trace in the chunk's text.
+    pub start: u32,
+    /// Bytes of the stored trace.
+    pub length: u32,
+}
+
+/// A closed chunk's row: which traces it holds and where, then the frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk<'a> {
+    /// The traces, in offset order.
+    pub slots: Vec<Slot>,
+    /// The zstd frame of the text.
+    pub frame: &'a [u8],
+}
+
+impl<'a> Chunk<'a> {
+    /// Encodes a row: count, then per trace the growth of offset and stream time and the length, as
+    /// varints; then the frame.
+    #[must_use]
+    pub fn encode(parts: &[&Part], frame: &[u8]) -> Vec<u8> {
+        let count: usize = parts.iter().map(|part| part.entries.len()).sum();
+        let mut row = Vec::with_capacity(frame.len() + 8 * count + 16);
+        varint::put(&mut row, count as u64);
+        let (mut offset, mut stream_time_ms) = (0, 0);
+        for entry in parts.iter().flat_map(|part| &part.entries) {
+            varint::put(&mut row, entry.offset.wrapping_sub(offset));
+            varint::put_signed(&mut row, entry.stream_time_ms.wrapping_sub(stream_time_ms));
+            varint::put(&mut row, u64::from(entry.length));
+            (offset, stream_time_ms) = (entry.offset, entry.stream_time_ms);
+        }
+        row.extend_from_slice(frame);
+        row
+    }
+
+    /// Decodes a row; `None` where it is damaged.
+    #[must_use]
+    pub fn decode(mut row: &'a [u8]) -> Option<Self> {
+        let count = usize::try_from(varint::take(&mut row)?).ok()?;
+        if count > row.len() {
+            return None;
+        }
+        let mut slots = Vec::with_capacity(count);
+        let (mut offset, mut stream_time_ms, mut start) = (0u64, 0i64, 0u32);
+        for _ in 0..count {
+            offset = offset.wrapping_add(varint::take(&mut row)?);
+            stream_time_ms = stream_time_ms.wrapping_add(varint::take_signed(&mut row)?);
+            let length = u32::try_from(varint::take(&mut row)?).ok()?;
+            start = start.checked_add(SEPARATOR_BYTES as u32)?;
+            slots.push(Slot { offset, stream_time_ms, start, length });
+            start = start.checked_add(length)?;
+        }
+        Some(Self { slots, frame: row })
+    }
+
+    /// The chunk's text; `None` where the frame is damaged or its length is wrong.
+    #[must_use]
+    pub fn text(&self) -> Option<Vec<u8>> {
+        let length = self.slots.last().map_or(0, |slot| (slot.start + slot.length) as usize);
+        let text = zstd::bulk::decompress(self.frame, length).ok()?;
+        (text.len() == length).then_some(text)
+    }
+}

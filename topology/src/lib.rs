@@ -1,0 +1,19 @@
+//! The pure core of Trailproof: what a partition's log means, without I/O.
+//!
+//! Everything here is a function of the records of one partition in offset order. The shell (crate
+//! `trailproof`) polls records, hands them to a stage, commits the rows and delivers the effects.
+//!
+//! **Invariant:** no clock, randomness, environment, file, thread or hash-map iteration. See
+//! `docs/architecture.md` for the map and `docs/formats.md` for every byte that leaves.
+
+pub mod attribute;
+pub mod catalog;
+pub mod chunk;
+pub mod columns;
+pub mod effect;
+pub mod input;
+pub mod key;
+pub mod memory;
+pub mod merkle;
+pub mod state;
+pub mod varint;
