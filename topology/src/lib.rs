@@ -15,5 +15,6 @@ pub mod input;
 pub mod key;
 pub mod memory;
 pub mod merkle;
+pub mod stage;
 pub mod state;
 pub mod varint;

@@ -1,0 +1,87 @@
+//! A stage: a deterministic machine fed with the records of one partition.
+//!
+//! A stage is loaded from its rows once. From then on it only writes: [`Stage::apply`] cannot
+//! fail, and what it wants kept or done goes into a [`Batch`]. The shell commits the batch whole;
+//! where that fails, stage and batch are thrown away and the stage is loaded again (I1).
+
+use crate::effect::{Effect, Lane};
+use crate::input::{Input, Position};
+use crate::key;
+use crate::state::{Changes, Rows};
+
+/// Rows and effects of the records applied since the last commit.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Row changes, in order.
+    pub changes: Changes,
+    /// Lane sequences below these are delivered already: such effects are not stored again.
+    pub delivered: [u64; crate::effect::LANES],
+    /// Effects stored by this batch.
+    pub effects: u64,
+}
+
+impl Batch {
+    /// An empty batch; `delivered` are the lanes' committed positions.
+    #[must_use]
+    pub fn new(delivered: [u64; crate::effect::LANES]) -> Self {
+        Self { changes: Changes::default(), delivered, effects: 0 }
+    }
+
+    /// Stores an effect under its lane's next sequence number, unless a run before a crash has
+    /// delivered it already.
+    pub fn effect(&mut self, position: &mut Position, lane: Lane, effect: &Effect) {
+        let next = &mut position.lane_next[lane as usize];
+        if *next >= self.delivered[lane as usize] {
+            self.changes.put(key::outbox(lane, *next), effect.encode());
+            self.effects += 1;
+        }
+        *next += 1;
+    }
+}
+
+/// Rows that cannot be what this stage wrote.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("row {table} is damaged: {reason}")]
+pub struct Damage {
+    /// The table's name.
+    pub table: &'static str,
+    /// What does not fit.
+    pub reason: String,
+}
+
+/// Why a stage could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError<E: std::error::Error + 'static> {
+    /// The store failed.
+    #[error("cannot read the state")]
+    Store(#[source] E),
+    /// A row makes no sense.
+    #[error(transparent)]
+    Damage(#[from] Damage),
+}
+
+/// A stage of the topology over one input partition.
+pub trait Stage: Sized {
+    /// What the stage is told once: partition, topic id, signer.
+    type Setup: Clone;
+
+    /// Builds the stage from its rows; from none, the stage before the first record.
+    ///
+    /// # Errors
+    /// The store's error, or rows that do not fit together.
+    fn load<R: Rows>(setup: Self::Setup, rows: &R) -> Result<Self, LoadError<R::Error>>
+    where
+        R::Error: std::error::Error + 'static;
+
+    /// Applies one record. Records come in offset order, each once (I2).
+    fn apply(&mut self, input: &Input<'_>, batch: &mut Batch);
+
+    /// Ends a batch: writes what the stage holds in memory, and the position row.
+    fn finish(&mut self, batch: &mut Batch);
+
+    /// Where the stage stands.
+    fn position(&self) -> &Position;
+
+    /// Stream time of the next boundary at which an idle partition needs a tick.
+    fn next_boundary_ms(&self) -> Option<crate::input::Millis>;
+}
