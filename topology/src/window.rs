@@ -1,0 +1,228 @@
+//! The window of resends: the last traces of a partition, by id and content.
+//!
+//! A resend has the account, the id and the content of a trace in the window; it is stored once. The
+//! same id with other content is another trace: kept, and counted as a conflict.
+//!
+//! The window is rows of the partition's state, so it depends on the log alone. Its memory is fixed:
+//! 24 bytes for each trace it can hold.
+//!
+//! **Invariant:** the table holds exactly the ring's entries, found by linear probing without
+//! tombstones: a removal shifts later entries of its cluster back.
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::merkle::Hash;
+
+/// Bytes of a mark in a window row.
+pub const MARK_BYTES: usize = 16;
+
+/// What identifies a trace in the window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Hash of account and trace id.
+    pub id: u64,
+    /// The first eight bytes of the leaf hash.
+    pub content: u64,
+}
+
+impl Mark {
+    /// The mark of a trace by its account, id and leaf hash.
+    #[must_use]
+    pub fn of(account: &str, trace_id: &str, leaf: &Hash) -> Self {
+        let seed = xxh3_64_with_seed(account.as_bytes(), 0);
+        let mut content = [0; 8];
+        content.copy_from_slice(&leaf[..8]);
+        Self {
+            id: xxh3_64_with_seed(trace_id.as_bytes(), seed),
+            content: u64::from_be_bytes(content),
+        }
+    }
+
+    /// Appends the mark to a window row: id, then content, big-endian.
+    pub fn encode(&self, row: &mut Vec<u8>) {
+        row.extend_from_slice(&self.id.to_be_bytes());
+        row.extend_from_slice(&self.content.to_be_bytes());
+    }
+
+    /// Reads the marks of a window row; `None` where its length is wrong.
+    #[must_use]
+    pub fn decode_row(row: &[u8]) -> Option<Vec<Self>> {
+        let word = |bytes: &[u8]| bytes.try_into().map(u64::from_be_bytes).ok();
+        let (marks, rest) = row.as_chunks::<MARK_BYTES>();
+        rest.is_empty().then_some(())?;
+        marks
+            .iter()
+            .map(|mark| Some(Self { id: word(&mark[..8])?, content: word(&mark[8..])? }))
+            .collect()
+    }
+}
+
+/// What the window knows of a mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Neither id nor content.
+    New,
+    /// This id with this content.
+    Resend,
+    /// This id with other content only.
+    Conflict,
+}
+
+/// The last `capacity` marks.
+#[derive(Clone, Debug)]
+pub struct Window {
+    ring: Vec<Mark>,
+    /// Place of the oldest mark once the ring is full, else of the next one.
+    next: usize,
+    capacity: usize,
+    /// Ring places plus one; 0 is free. A power of two, at least twice the capacity.
+    table: Vec<u32>,
+}
+
+impl Window {
+    /// An empty window of `capacity` marks, at least one.
+    #[must_use]
+    pub fn new(capacity: u32) -> Self {
+        let capacity = capacity.max(1) as usize;
+        Self {
+            ring: Vec::new(),
+            next: 0,
+            capacity,
+            table: vec![0; (capacity * 2).next_power_of_two().min(1 << 12)],
+        }
+    }
+
+    /// Marks in the window.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// Whether it holds none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ring.is_empty()
+    }
+
+    /// How many marks it can hold.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Looks a mark up.
+    #[must_use]
+    pub fn look(&self, mark: &Mark) -> Seen {
+        let mut seen = Seen::New;
+        let mut at = self.home(mark.id);
+        while self.table[at] != 0 {
+            let other = self.ring[self.table[at] as usize - 1];
+            if other == *mark {
+                return Seen::Resend;
+            }
+            if other.id == mark.id {
+                seen = Seen::Conflict;
+            }
+            at = (at + 1) & (self.table.len() - 1);
+        }
+        seen
+    }
+
+    /// Takes a mark in; the oldest one leaves where the window is full.
+    pub fn push(&mut self, mark: Mark) {
+        if self.ring.len() < self.capacity {
+            self.ring.push(mark);
+            if self.ring.len() * 2 > self.table.len() {
+                self.grow();
+            } else {
+                self.insert(self.ring.len() - 1);
+            }
+        } else {
+            self.remove(self.next);
+            self.ring[self.next] = mark;
+            self.insert(self.next);
+            self.next = (self.next + 1) % self.capacity;
+        }
+    }
+
+    fn home(&self, id: u64) -> usize {
+        (id as usize) & (self.table.len() - 1)
+    }
+
+    fn insert(&mut self, place: usize) {
+        let mut at = self.home(self.ring[place].id);
+        while self.table[at] != 0 {
+            at = (at + 1) & (self.table.len() - 1);
+        }
+        self.table[at] = place as u32 + 1;
+    }
+
+    fn remove(&mut self, place: usize) {
+        let size = self.table.len();
+        let mut at = self.home(self.ring[place].id);
+        while self.table[at] != place as u32 + 1 {
+            at = (at + 1) & (size - 1);
+        }
+        let mut hole = at;
+        let mut probe = (at + 1) & (size - 1);
+        while self.table[probe] != 0 {
+            let home = self.home(self.ring[self.table[probe] as usize - 1].id);
+            // The entry may move into the hole only if its home does not lie between them.
+            if (probe.wrapping_sub(home) & (size - 1)) >= (probe.wrapping_sub(hole) & (size - 1)) {
+                self.table[hole] = self.table[probe];
+                hole = probe;
+            }
+            probe = (probe + 1) & (size - 1);
+        }
+        self.table[hole] = 0;
+    }
+
+    fn grow(&mut self) {
+        self.table = vec![0; self.table.len() * 2];
+        for place in 0..self.ring.len() {
+            self.insert(place);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The window against a plain list, with ids that collide in the table.
+    #[test]
+    fn agrees_with_a_list_of_the_last_marks() {
+        for capacity in [1u32, 2, 7, 64, 3000] {
+            let mut window = Window::new(capacity);
+            let mut list: Vec<Mark> = Vec::new();
+            let mut seed = 1u64;
+            for _ in 0..9_000 {
+                seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                let mark = Mark { id: (seed >> 40) & 0xff | 0xf00, content: (seed >> 33) & 3 };
+                let known: Vec<&Mark> = list.iter().rev().take(capacity as usize).collect();
+                let expected = if known.contains(&&mark) {
+                    Seen::Resend
+                } else if known.iter().any(|other| other.id == mark.id) {
+                    Seen::Conflict
+                } else {
+                    Seen::New
+                };
+                assert_eq!(window.look(&mark), expected);
+                if expected != Seen::Resend {
+                    window.push(mark);
+                    list.push(mark);
+                }
+            }
+            assert_eq!(window.len(), list.len().min(capacity as usize));
+        }
+    }
+
+    #[test]
+    fn rows_of_marks_read_back() {
+        let marks = [Mark { id: 1, content: u64::MAX }, Mark { id: 7, content: 0 }];
+        let mut row = Vec::new();
+        marks.iter().for_each(|mark| mark.encode(&mut row));
+        assert_eq!(Mark::decode_row(&row).as_deref(), Some(&marks[..]));
+        assert_eq!(Mark::decode_row(&row[1..]), None);
+    }
+}
