@@ -11,6 +11,7 @@ pub mod catalog;
 pub mod chunk;
 pub mod columns;
 pub mod effect;
+pub mod files;
 pub mod input;
 pub mod key;
 pub mod memory;
