@@ -1,21 +1,118 @@
 //! Columns: times and attribute values of the traces of one chunk or part.
 //!
-//! A closed chunk brings its columns as a row beside it until an index run takes them in.
+//! A closed chunk brings its columns as a row beside it until an index run takes them in; an open
+//! part makes its own when a query first asks. Values are dictionary-coded in order of first
+//! appearance: sorting waits until a run is made. Of a trace id only the hash is kept, because
+//! nearly every one is new; a match is verified in the trace itself.
+//!
+//! **Invariant:** columns say nothing that the traces do not, so they may be made again at any time.
 //!
 //! Source: `docs/formats.md`, "Columns".
 
-use crate::attribute::ATTRIBUTES;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::attribute::{ATTRIBUTES, Attribute};
 use crate::chunk::Part;
 use crate::input::{Millis, Offset};
+use crate::{pack, varint};
+
+/// Begins every row: the format's version.
+const FORMAT: u8 = 1;
+
+/// Most traces of one group of columns; codes are 16 bits wide. A chunk holds at most a few
+/// thousand, because the smallest trace takes over a hundred bytes.
+pub const TRACES_MAX: usize = 65_535;
+
+/// Bits of a value's hash that are kept.
+pub const HASH_BITS: u32 = 40;
+
+/// The hash of an attribute's value, where the value itself is not kept: the upper
+/// [`HASH_BITS`] bits of its XXH3, never 0.
+#[must_use]
+pub fn value_hash(value: &[u8]) -> u64 {
+    (xxh3_64(value) >> (64 - HASH_BITS)).max(1)
+}
 
 /// One attribute of a group of traces, dictionary-coded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Column {
-    /// The distinct values, ascending.
-    pub values: Vec<Box<[u8]>>,
+    /// The distinct values, one after another, in order of first appearance.
+    bytes: Vec<u8>,
+    /// Where each value ends in `bytes`.
+    ends: Vec<u32>,
     /// Per trace: 0 where the trace lacks the attribute, else one more than the value's index.
     pub codes: Vec<u16>,
 }
+
+impl Column {
+    /// How many distinct values there are.
+    #[must_use]
+    pub fn values_len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The value of index `at`, which is less than [`Column::values_len`].
+    #[must_use]
+    pub fn value(&self, at: usize) -> &[u8] {
+        let start = if at == 0 { 0 } else { self.ends[at - 1] as usize };
+        &self.bytes[start..self.ends[at] as usize]
+    }
+
+    /// The distinct values in order of first appearance.
+    pub fn values(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.values_len()).map(|at| self.value(at))
+    }
+
+    fn push_value(&mut self, value: &[u8]) {
+        self.bytes.extend_from_slice(value);
+        self.ends.push(self.bytes.len() as u32);
+    }
+
+    fn encode(&self, row: &mut Vec<u8>) {
+        varint::put(row, self.values_len() as u64);
+        let mut start = 0;
+        for end in &self.ends {
+            varint::put(row, u64::from(end - start));
+            start = *end;
+        }
+        row.extend_from_slice(&self.bytes);
+        let max = self.codes.iter().copied().max().unwrap_or(0);
+        let constant = max > 0 && self.codes.iter().all(|code| *code == max);
+        // Where every trace has the one value there is, codes say nothing.
+        let width = if constant && max == 1 { CONSTANT } else { pack::width_of(max) };
+        row.push(width);
+        if width != CONSTANT {
+            pack::put_codes(row, &self.codes, width);
+        }
+    }
+
+    fn decode(row: &mut &[u8], count: usize) -> Option<Self> {
+        let values = usize::try_from(varint::take(row)?).ok()?;
+        if values > count {
+            return None;
+        }
+        let mut ends = Vec::with_capacity(values);
+        let mut end = 0u32;
+        for _ in 0..values {
+            end = end.checked_add(u32::try_from(varint::take(row)?).ok()?)?;
+            ends.push(end);
+        }
+        let bytes = varint::take_bytes(row, end as usize)?.to_vec();
+        let width = varint::take_bytes(row, 1)?[0];
+        let mut codes = Vec::with_capacity(count + 8);
+        if width == CONSTANT {
+            codes.resize(count, 1);
+        } else {
+            let packed = varint::take_bytes(row, pack::codes_len(count, width))?;
+            pack::take_codes(packed, count, width, &mut codes)?;
+        }
+        codes.iter().all(|code| usize::from(*code) <= values).then_some(())?;
+        Some(Self { bytes, ends, codes })
+    }
+}
+
+/// In place of a width: every code is 1.
+const CONSTANT: u8 = 255;
 
 /// The columns of a group of traces, in offset order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,14 +123,192 @@ pub struct Columns {
     pub stream_times_ms: Vec<Millis>,
     /// Event times.
     pub times_ms: Vec<Millis>,
-    /// Attributes by number.
+    /// [`value_hash`] of each trace id; 0 where a trace has none.
+    pub trace_ids: Vec<u64>,
+    /// Attributes by number. That of [`Attribute::TraceId`] is empty.
     pub attributes: [Column; ATTRIBUTES],
 }
 
 impl Columns {
     /// Makes the columns of parts that follow each other.
+    ///
+    /// # Panics
+    /// Where the parts hold more than [`TRACES_MAX`] traces, which no chunk can.
     #[must_use]
-    pub fn of_parts(_parts: &[&Part]) -> Self {
-        Self::default()
+    pub fn of_parts(parts: &[&Part]) -> Self {
+        let count: usize = parts.iter().map(|part| part.entries.len()).sum();
+        assert!(count <= TRACES_MAX, "a chunk holds {count} traces, more than {TRACES_MAX}");
+        let mut columns = Self {
+            offsets: Vec::with_capacity(count),
+            stream_times_ms: Vec::with_capacity(count),
+            times_ms: Vec::with_capacity(count),
+            trace_ids: Vec::with_capacity(count),
+            attributes: Default::default(),
+        };
+        for part in parts {
+            for entry in &part.entries {
+                columns.offsets.push(entry.offset);
+                columns.stream_times_ms.push(entry.stream_time_ms);
+                columns.times_ms.push(entry.time_ms);
+                let hash = part.value(entry, Attribute::TraceId).map_or(0, value_hash);
+                columns.trace_ids.push(hash);
+            }
+        }
+        let mut table = Table::for_traces(count);
+        for (attribute, column) in Attribute::ALL.into_iter().zip(&mut columns.attributes) {
+            if attribute != Attribute::TraceId {
+                column.codes.reserve_exact(count);
+                table.code(parts, attribute, column);
+            }
+        }
+        columns
+    }
+
+    /// How many traces there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.offsets.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.offsets.is_empty()
+    }
+
+    /// Encodes a row.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let dictionaries: usize =
+            self.attributes.iter().map(|column| column.bytes.len() + 2 * column.ends.len()).sum();
+        let mut row = Vec::with_capacity(dictionaries + 32 * self.len() + 64);
+        row.push(FORMAT);
+        varint::put(&mut row, self.len() as u64);
+        let mut before = 0;
+        for offset in &self.offsets {
+            varint::put(&mut row, offset.wrapping_sub(before));
+            before = *offset;
+        }
+        let mut before = 0;
+        for time in &self.stream_times_ms {
+            varint::put_signed(&mut row, time.wrapping_sub(before));
+            before = *time;
+        }
+        for (time, stream_time) in self.times_ms.iter().zip(&self.stream_times_ms) {
+            varint::put_signed(&mut row, time.wrapping_sub(*stream_time));
+        }
+        for hash in &self.trace_ids {
+            row.extend_from_slice(&hash.to_le_bytes()[..HASH_BYTES]);
+        }
+        for (attribute, column) in Attribute::ALL.into_iter().zip(&self.attributes) {
+            if attribute != Attribute::TraceId {
+                column.encode(&mut row);
+            }
+        }
+        row
+    }
+
+    /// Decodes a row; `None` where it is damaged or of another format.
+    #[must_use]
+    pub fn decode(mut row: &[u8]) -> Option<Self> {
+        let row = &mut row;
+        if varint::take_bytes(row, 1)? != [FORMAT] {
+            return None;
+        }
+        let count = usize::try_from(varint::take(row)?).ok()?;
+        if count > TRACES_MAX || count > row.len() {
+            return None;
+        }
+        let (mut offset, mut stream_time) = (0u64, 0i64);
+        let offsets = (0..count)
+            .map(|_| {
+                offset = offset.wrapping_add(varint::take(row)?);
+                Some(offset)
+            })
+            .collect::<Option<Vec<_>>>()?;
+        let stream_times_ms = (0..count)
+            .map(|_| {
+                stream_time = stream_time.wrapping_add(varint::take_signed(row)?);
+                Some(stream_time)
+            })
+            .collect::<Option<Vec<_>>>()?;
+        let times_ms = stream_times_ms
+            .iter()
+            .map(|stream_time| Some(stream_time.wrapping_add(varint::take_signed(row)?)))
+            .collect::<Option<Vec<_>>>()?;
+        let trace_ids = varint::take_bytes(row, count * HASH_BYTES)?
+            .chunks_exact(HASH_BYTES)
+            .map(|hash| hash.iter().rev().fold(0, |word, byte| (word << 8) | u64::from(*byte)))
+            .collect();
+        let mut attributes: [Column; ATTRIBUTES] = Default::default();
+        for (attribute, column) in Attribute::ALL.into_iter().zip(&mut attributes) {
+            if attribute != Attribute::TraceId {
+                *column = Column::decode(row, count)?;
+            }
+        }
+        row.is_empty().then_some(())?;
+        Some(Self { offsets, stream_times_ms, times_ms, trace_ids, attributes })
     }
 }
+
+const HASH_BYTES: usize = (HASH_BITS / 8) as usize;
+
+/// A hash table from value to code, used for one attribute after another.
+struct Table {
+    /// Per slot: attribute it was filled for (8 bits), hash (40 bits), code (16 bits).
+    slots: Vec<u64>,
+    /// Marks the slots of the running attribute, so that none need be cleared.
+    round: u64,
+}
+
+impl Table {
+    fn for_traces(count: usize) -> Self {
+        Self { slots: vec![0; (2 * count).next_power_of_two().max(16)], round: 0 }
+    }
+
+    /// Fills a column, whose dictionary is still empty, with the values of one attribute.
+    fn code(&mut self, parts: &[&Part], attribute: Attribute, column: &mut Column) {
+        self.round += 1;
+        let (mut last, mut last_code): (&[u8], u16) = (&[], 0);
+        for part in parts {
+            for entry in &part.entries {
+                let code = match part.value(entry, attribute) {
+                    None => 0,
+                    // Neighbours often agree.
+                    Some(value) if last_code > 0 && value == last => last_code,
+                    Some(value) => {
+                        last = value;
+                        last_code = self.find(value, column);
+                        last_code
+                    }
+                };
+                column.codes.push(code);
+            }
+        }
+    }
+
+    fn find(&mut self, value: &[u8], column: &mut Column) -> u16 {
+        let hash = xxh3_64(value) >> 24;
+        let tag = (self.round << 56) | (hash << 16);
+        let mask = self.slots.len() - 1;
+        let mut at = hash as usize & mask;
+        loop {
+            let slot = self.slots[at];
+            if slot >> 56 != self.round {
+                column.push_value(value);
+                let code = column.values_len() as u16;
+                self.slots[at] = tag | u64::from(code);
+                return code;
+            }
+            let code = slot as u16;
+            if slot & !0xffff == tag && column.value(usize::from(code) - 1) == value {
+                return code;
+            }
+            at = (at + 1) & mask;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "columns_test.rs"]
+mod tests;

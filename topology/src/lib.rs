@@ -18,6 +18,7 @@ pub mod memory;
 pub mod merkle;
 pub mod names;
 pub mod rule;
+pub mod pack;
 pub mod stage;
 pub mod state;
 pub mod trace;
