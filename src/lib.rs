@@ -4,5 +4,6 @@
 //! threads and sockets, behind the ports [`log`], [`store`] and [`object`].
 
 pub mod log;
+pub mod memory_budget;
 pub mod object;
 pub mod store;

@@ -6,6 +6,8 @@
 //!
 //! **Invariant:** an append that was answered is durable; one that failed is *unknown*, not absent.
 
+pub mod embedded;
+
 use std::time::Duration;
 
 use trailproof_topology::effect::{LANES, OutRecord};
@@ -39,6 +41,9 @@ pub enum Error {
     /// Another owner took over.
     #[error("another process owns {0}")]
     Fenced(String),
+    /// The log does not take this: no such partition, too large, other numbers of partitions.
+    #[error("the log refuses: {0}")]
+    Refused(String),
 }
 
 /// When a failed call may be made again.
@@ -56,7 +61,9 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Unavailable(_) => Retry::Later,
-            Self::OutOfRange { .. } | Self::Corrupt(_) | Self::Fenced(_) => Retry::Never,
+            Self::OutOfRange { .. } | Self::Corrupt(_) | Self::Fenced(_) | Self::Refused(_) => {
+                Retry::Never
+            }
         }
     }
 }

@@ -1,0 +1,50 @@
+//! The memory that all RocksDB databases of a process share.
+//!
+//! **Invariant:** block caches and memtables of every database opened with one budget stay
+//! together within its two bounds, whatever the number of partitions.
+
+use rocksdb::{Cache, WriteBufferManager};
+
+/// Block cache and write buffers, shared by cloning.
+#[derive(Clone)]
+pub struct MemoryBudget {
+    cache: Cache,
+    write_buffers: WriteBufferManager,
+    write_buffer_bytes: usize,
+}
+
+impl MemoryBudget {
+    /// A budget of `cache_bytes` for blocks, index and filter blocks among them, and of
+    /// `write_buffer_bytes` for the memtables of the state stores. The embedded log has its own,
+    /// fixed write buffers, so that a burst there flushes no state and the reverse.
+    #[must_use]
+    pub fn new(cache_bytes: usize, write_buffer_bytes: usize) -> Self {
+        Self {
+            cache: Cache::new_lru_cache(cache_bytes),
+            write_buffers: WriteBufferManager::new_write_buffer_manager(write_buffer_bytes, false),
+            write_buffer_bytes,
+        }
+    }
+
+    /// The block cache.
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// The manager of write buffers.
+    pub(crate) fn write_buffers(&self) -> &WriteBufferManager {
+        &self.write_buffers
+    }
+
+    /// Bytes for the memtables of all state stores together.
+    #[must_use]
+    pub fn write_buffer_bytes(&self) -> usize {
+        self.write_buffer_bytes
+    }
+
+    /// Bytes that cached blocks take now.
+    #[must_use]
+    pub fn cache_used_bytes(&self) -> usize {
+        self.cache.get_usage()
+    }
+}

@@ -1,0 +1,8 @@
+//! One suite per port, run on every adapter; and what only one adapter promises.
+
+#[path = "conformance/embedded.rs"]
+mod embedded;
+#[path = "conformance/log.rs"]
+mod log;
+#[path = "conformance/tmpfs.rs"]
+mod tmpfs;
