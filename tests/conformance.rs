@@ -1,5 +1,7 @@
 //! One suite per port, run on every adapter; and what only one adapter promises.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "conformance/embedded.rs"]
 mod embedded;
 #[path = "conformance/log.rs"]

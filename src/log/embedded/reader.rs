@@ -33,6 +33,10 @@ pub struct StoredRecord {
     pub value: Vec<u8>,
 }
 
+/// Visits a row, given the first offset wanted of it, its base, itself and its bytes. Answers
+/// whether to go on; `None` for damage.
+type VisitRow<'a> = dyn FnMut(Offset, Offset, &RowView<'_>, &[u8]) -> Option<bool> + 'a;
+
 /// A reader of one partition.
 pub struct PartitionLog {
     log: EmbeddedLog,
@@ -116,13 +120,8 @@ impl PartitionLog {
         })
     }
 
-    /// Visits the rows that hold records from `from` on. `visit` gets the first offset wanted of
-    /// the row, its base, the row and its bytes; it answers whether to go on, `None` for damage.
-    fn visit_rows(
-        &mut self,
-        from: Offset,
-        visit: &mut dyn FnMut(Offset, Offset, &RowView<'_>, &[u8]) -> Option<bool>,
-    ) -> Result<(), Error> {
+    /// Visits the rows that hold records from `from` on.
+    fn visit_rows(&mut self, from: Offset, visit: &mut VisitRow<'_>) -> Result<(), Error> {
         let head = self.head();
         if from < head.start || from > head.end {
             return Err(self.out_of_range(from, head));
