@@ -23,14 +23,11 @@ const FORMAT: u8 = 1;
 /// thousand, because the smallest trace takes over a hundred bytes.
 pub const TRACES_MAX: usize = 65_535;
 
-/// Bits of a value's hash that are kept.
-pub const HASH_BITS: u32 = 40;
-
-/// The hash of an attribute's value, where the value itself is not kept: the upper
-/// [`HASH_BITS`] bits of its XXH3, never 0.
+/// The hash of an attribute's value, where the value itself is not kept: the upper half of its
+/// XXH3, never 0.
 #[must_use]
-pub fn value_hash(value: &[u8]) -> u64 {
-    (xxh3_64(value) >> (64 - HASH_BITS)).max(1)
+pub fn value_hash(value: &[u8]) -> u32 {
+    ((xxh3_64(value) >> 32) as u32).max(1)
 }
 
 /// One attribute of a group of traces, dictionary-coded.
@@ -124,7 +121,7 @@ pub struct Columns {
     /// Event times.
     pub times_ms: Vec<Millis>,
     /// [`value_hash`] of each trace id; 0 where a trace has none.
-    pub trace_ids: Vec<u64>,
+    pub trace_ids: Vec<u32>,
     /// Attributes by number. That of [`Attribute::TraceId`] is empty.
     pub attributes: [Column; ATTRIBUTES],
 }
@@ -181,24 +178,15 @@ impl Columns {
     pub fn encode(&self) -> Vec<u8> {
         let dictionaries: usize =
             self.attributes.iter().map(|column| column.bytes.len() + 2 * column.ends.len()).sum();
-        let mut row = Vec::with_capacity(dictionaries + 32 * self.len() + 64);
+        let mut row = Vec::with_capacity(dictionaries + 32 * self.len() + 128);
         row.push(FORMAT);
         varint::put(&mut row, self.len() as u64);
-        let mut before = 0;
-        for offset in &self.offsets {
-            varint::put(&mut row, offset.wrapping_sub(before));
-            before = *offset;
-        }
-        let mut before = 0;
-        for time in &self.stream_times_ms {
-            varint::put_signed(&mut row, time.wrapping_sub(before));
-            before = *time;
-        }
-        for (time, stream_time) in self.times_ms.iter().zip(&self.stream_times_ms) {
-            varint::put_signed(&mut row, time.wrapping_sub(*stream_time));
-        }
+        let spread = pack::spread(&self.offsets);
+        pack::put_numbers(&mut row, &spread);
+        pack::put_numbers(&mut row, &self.stream_times_ms);
+        pack::put_numbers(&mut row, &self.times_ms);
         for hash in &self.trace_ids {
-            row.extend_from_slice(&hash.to_le_bytes()[..HASH_BYTES]);
+            row.extend_from_slice(&hash.to_le_bytes());
         }
         for (attribute, column) in Attribute::ALL.into_iter().zip(&self.attributes) {
             if attribute != Attribute::TraceId {
@@ -219,39 +207,26 @@ impl Columns {
         if count > TRACES_MAX || count > row.len() {
             return None;
         }
-        let (mut offset, mut stream_time) = (0u64, 0i64);
-        let offsets = (0..count)
-            .map(|_| {
-                offset = offset.wrapping_add(varint::take(row)?);
-                Some(offset)
-            })
-            .collect::<Option<Vec<_>>>()?;
-        let stream_times_ms = (0..count)
-            .map(|_| {
-                stream_time = stream_time.wrapping_add(varint::take_signed(row)?);
-                Some(stream_time)
-            })
-            .collect::<Option<Vec<_>>>()?;
-        let times_ms = stream_times_ms
-            .iter()
-            .map(|stream_time| Some(stream_time.wrapping_add(varint::take_signed(row)?)))
-            .collect::<Option<Vec<_>>>()?;
-        let trace_ids = varint::take_bytes(row, count * HASH_BYTES)?
-            .chunks_exact(HASH_BYTES)
-            .map(|hash| hash.iter().rev().fold(0, |word, byte| (word << 8) | u64::from(*byte)))
+        let mut columns = Self::default();
+        let mut spread = Vec::with_capacity(count);
+        pack::take_numbers(row, count, &mut spread)?;
+        columns.offsets = pack::gathered(&spread);
+        columns.stream_times_ms.reserve_exact(count);
+        pack::take_numbers(row, count, &mut columns.stream_times_ms)?;
+        columns.times_ms.reserve_exact(count);
+        pack::take_numbers(row, count, &mut columns.times_ms)?;
+        columns.trace_ids = varint::take_bytes(row, count * 4)?
+            .chunks_exact(4)
+            .map(|hash| u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]))
             .collect();
-        let mut attributes: [Column; ATTRIBUTES] = Default::default();
-        for (attribute, column) in Attribute::ALL.into_iter().zip(&mut attributes) {
+        for (attribute, column) in Attribute::ALL.into_iter().zip(&mut columns.attributes) {
             if attribute != Attribute::TraceId {
                 *column = Column::decode(row, count)?;
             }
         }
-        row.is_empty().then_some(())?;
-        Some(Self { offsets, stream_times_ms, times_ms, trace_ids, attributes })
+        row.is_empty().then_some(columns)
     }
 }
-
-const HASH_BYTES: usize = (HASH_BITS / 8) as usize;
 
 /// A hash table from value to code, used for one attribute after another.
 struct Table {

@@ -6,6 +6,7 @@
 //!
 //! Source: `docs/formats.md`, "Columns".
 
+use crate::input::Offset;
 use crate::varint;
 
 /// Numbers of one group.
@@ -104,6 +105,23 @@ pub fn put_numbers(out: &mut Vec<u8>, numbers: &[i64]) {
             out.push(held as u8);
         }
     }
+}
+
+/// Offsets as numbers that pack well: each less its index, so that a list without gaps takes no
+/// bits at all.
+#[must_use]
+pub fn spread(offsets: &[Offset]) -> Vec<i64> {
+    offsets.iter().enumerate().map(|(at, offset)| offset.wrapping_sub(at as u64) as i64).collect()
+}
+
+/// The offsets that [`spread`] was given.
+#[must_use]
+pub fn gathered(numbers: &[i64]) -> Vec<Offset> {
+    numbers
+        .iter()
+        .enumerate()
+        .map(|(at, number)| (*number as u64).wrapping_add(at as u64))
+        .collect()
 }
 
 /// One group of numbers, still packed.
