@@ -3,7 +3,15 @@
 //! This crate is the shell around the pure core `trailproof_topology`: it owns clocks, files,
 //! threads and sockets, behind the ports [`log`], [`store`] and [`object`].
 
+pub mod cli;
+mod command;
+pub mod config;
+
 pub mod log;
 pub mod memory_budget;
 pub mod object;
 pub mod store;
+
+pub mod clock;
+pub mod metrics;
+pub mod shutdown;

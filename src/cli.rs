@@ -1,0 +1,103 @@
+//! The command line: what may be typed, and what happens then.
+//!
+//! Data goes to standard output, all else to standard error. Exit codes: 0 done, 1 a check failed,
+//! 2 could not run.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::command::{self, Failure};
+use crate::config::{Config, Layers, Problems};
+
+const EXAMPLES: &str = "\
+Examples:
+  trailproof run --dev                                    start, with short cycles
+  trailproof produce --sample 20                          send twenty traces
+  trailproof tail 'delete*'                               follow the deletions
+  trailproof query --since 2h --user alice --limit 50     what alice did
+  trailproof verify ./trailproof-data/objects             check files and digests
+";
+
+/// A self-hosted audit trail that proves itself.
+#[derive(Debug, Parser)]
+#[command(name = "trailproof", version, before_help = EXAMPLES, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the server: log, views, files, digests and HTTP in one process
+    #[command(before_help = "\
+Examples:
+  trailproof run --dev
+  trailproof run --config trailproof.toml --set cycle=1m --data /var/lib/trailproof")]
+    Run(Settings),
+    /// Check the configuration and print what is in effect
+    Check(Settings),
+    /// Describe the topology, the tables, the formats or the configuration
+    #[command(before_help = "Examples:\n  trailproof describe\n  trailproof describe config")]
+    Describe(command::describe::Arguments),
+}
+
+/// Settings of commands that start or check the server.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Settings {
+    /// Short cycles and one account, for trying things out; not for production
+    #[arg(long)]
+    pub(crate) dev: bool,
+    /// Folder of log, state and, unless told otherwise, objects and keys
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<String>,
+    /// Address of the HTTP server, loopback only [default: 127.0.0.1:8473]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<String>,
+    /// Configuration file; `trailproof describe config` prints one with every option
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// One setting, such as cycle=5s; may be given many times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+impl Settings {
+    /// Reads the configuration with these settings on top.
+    pub(crate) fn load(&self) -> Result<Config, Problems> {
+        let mut flags = vec![];
+        flags.extend(self.data.clone().map(|data| ("data", data)));
+        flags.extend(self.listen.clone().map(|listen| ("listen", listen)));
+        let env = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let (dev, file, set) = (self.dev, self.config.clone(), self.set.clone());
+        Config::load(&Layers { dev, file, env, set, flags })
+    }
+}
+
+/// Runs the command that was typed.
+#[must_use]
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(settings) => command::run::run(&settings),
+        Command::Check(settings) => command::check::run(&settings),
+        Command::Describe(arguments) => command::describe::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads the output has seen enough: `trailproof query | head`.
+        Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+impl From<Problems> for Failure {
+    fn from(problems: Problems) -> Self {
+        Self::new(2, problems.to_string())
+    }
+}

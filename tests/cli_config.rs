@@ -1,0 +1,223 @@
+//! Configuration: layers, and the exact texts of problems.
+
+use std::time::Duration;
+
+use trailproof::config::{Config, DEFAULTS, DEV_ACCOUNT, DEV_PROJECT, Layers};
+use trailproof_topology::catalog::{Compression, TrackerKind};
+
+fn set(settings: &[&str]) -> Layers {
+    Layers { set: settings.iter().map(|text| (*text).to_owned()).collect(), ..Layers::default() }
+}
+
+fn file(text: &str) -> (tempfile::NamedTempFile, Layers) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    let layers = Layers { file: Some(file.path().to_owned()), ..Layers::default() };
+    (file, layers)
+}
+
+/// The problems of these settings, one a line.
+fn check(settings: &[&str], expect: &[&str]) {
+    let problems = Config::load(&set(settings)).unwrap_err();
+    let texts: Vec<String> = problems.0.iter().map(ToString::to_string).collect();
+    assert_eq!(texts, expect, "{settings:?}");
+}
+
+#[test]
+fn the_defaults_are_a_valid_configuration() {
+    let config = Config::load(&Layers::default()).unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8473");
+    assert_eq!(config.catalog.cycle_ms, 300_000);
+    assert_eq!(config.catalog.digest_interval_ms, 3_600_000);
+    assert_eq!(config.objects, std::path::Path::new("./trailproof-data/objects"));
+    assert_eq!(config.catalog.accounts[0].id, DEV_ACCOUNT);
+    let (_file, layers) = file(DEFAULTS);
+    assert_eq!(Config::load(&layers).unwrap().catalog, config.catalog);
+}
+
+#[test]
+fn dev_brings_one_account_with_short_cycles() {
+    let config = Config::load(&Layers { dev: true, ..Layers::default() }).unwrap();
+    assert_eq!((config.catalog.cycle_ms, config.catalog.digest_interval_ms), (10_000, 60_000));
+    let [account] = &config.catalog.accounts[..] else { panic!("one account") };
+    assert_eq!((account.id.as_str(), account.name.as_str()), (DEV_ACCOUNT, "dev"));
+    assert_eq!(account.projects[0].id, DEV_PROJECT);
+    let [tracker] = &account.trackers[..] else { panic!("one tracker") };
+    assert_eq!((tracker.name.as_str(), tracker.kind), ("system", TrackerKind::System));
+    assert_eq!(tracker.compression, Compression::Zstd);
+    assert!(tracker.verify && tracker.transfers() && tracker.enabled);
+    assert_eq!(tracker.bucket, format!("cts-{DEV_ACCOUNT}"));
+}
+
+#[test]
+fn later_layers_win() {
+    let (_file, mut layers) = file("cycle = \"2m\"\nregion = \"file\"\n[http]\nqueries_max = 7\n");
+    layers.dev = true;
+    layers.env = vec![
+        ("TRAILPROOF_CYCLE".to_owned(), "4m".to_owned()),
+        ("TRAILPROOF_HTTP__REQUEST_TIMEOUT".to_owned(), "9s".to_owned()),
+        ("TRAILPROOF_DIGEST_INTERVAL".to_owned(), "20m".to_owned()),
+        ("PATH".to_owned(), "/bin".to_owned()),
+    ];
+    layers.set = vec!["cycle=5s".to_owned(), "listen=127.0.0.1:1".to_owned()];
+    layers.flags = vec![("listen", "[::1]:2".to_owned())];
+    let config = Config::load(&layers).unwrap();
+    assert_eq!(config.catalog.cycle_ms, 5_000);
+    assert_eq!(config.catalog.digest_interval_ms, 1_200_000);
+    assert_eq!(config.catalog.region, "file");
+    assert_eq!(config.listen.to_string(), "[::1]:2");
+    assert_eq!(config.http.queries_max, 7);
+    assert_eq!(config.http.request_timeout, Duration::from_secs(9));
+    let origin = |key: &str| {
+        let found = config.effective.iter().find(|(own, ..)| own == key).unwrap();
+        found.2.clone()
+    };
+    assert_eq!(origin("cycle"), "--set");
+    assert_eq!(origin("digest_interval"), "TRAILPROOF_DIGEST_INTERVAL");
+    assert_eq!(origin("view_days"), "the defaults");
+}
+
+#[test]
+fn an_address_that_others_can_reach_is_refused() {
+    check(
+        &["listen=0.0.0.0:8473"],
+        &["listen: 0.0.0.0:8473 is not a loopback address, and authentication does not exist yet: \
+           whoever reached it could read and write every trace; listen on 127.0.0.1 or [::1] and \
+           reach it through ssh -L or an authenticating proxy (from --set)"],
+    );
+    check(
+        &["listen=localhost"],
+        &["listen: \"localhost\" is no address and port, such as 127.0.0.1:8473 (from --set)"],
+    );
+}
+
+#[test]
+fn every_problem_is_listed_at_once() {
+    check(
+        &["cycel=5s", "http.querys_max=3", "cycle=5 parsecs", "partitions=65", "log=kafka"],
+        &[
+            "cycel: no such key, did you mean cycle? (from --set)",
+            "http.querys_max: no such key, did you mean queries_max? (from --set)",
+            "log: \"kafka\" is no log: only \"embedded\" exists so far (from --set)",
+            "partitions: \"65\" is no whole number from 0 to 64 (from --set)",
+            "cycle: \"5 parsecs\" is no duration: write a number and ms, s, m, h or d, as in 5m \
+             (from --set)",
+        ],
+    );
+    check(
+        &["cycle=7s", "digest_interval=1m"],
+        &["digest_interval: 1m is not a multiple of cycle, which is 7s (from --set)"],
+    );
+    check(
+        &["cycle=1500ms", "digest_interval=3s"],
+        &["cycle: is not in whole seconds, which the names of files have (from --set)"],
+    );
+    check(
+        &["objects.url=s3://me:secret@host/bucket"],
+        &["objects.url: \"s3://***@host/bucket\" is no place for objects: write file:///folder \
+           (from --set)"],
+    );
+    check(&["cycle"], &["cycle: has no value: write --set key=value (from --set)"]);
+}
+
+#[test]
+fn unknown_environment_variables_are_named_but_not_refused() {
+    let env = vec![("TRAILPROOF_CYCLES".to_owned(), "5s".to_owned())];
+    let config = Config::load(&Layers { env, ..Layers::default() }).unwrap();
+    assert_eq!(
+        config.warnings,
+        ["TRAILPROOF_CYCLES is no setting and is ignored, did you mean cycle?"]
+    );
+}
+
+const ACCOUNTS: &str = r#"
+[[accounts]]
+id = "b"
+projects = [{ id = "p2", name = "two" }]
+[[accounts.trackers]]
+name = "system"
+compression = "gzip"
+file_prefix = "acme"
+[[accounts.trackers]]
+name = "objects"
+data_bucket = "photos"
+data_events = ["READ"]
+transfer = false
+[[accounts.rules]]
+name = "deletions"
+operations = [{ service_type = "ECS", resource_type = "ecs", trace_names = ["deleteServer"] }]
+
+[[accounts]]
+id = "a"
+name = "acme"
+projects = [{ id = "p1", name = "one" }]
+"#;
+
+#[test]
+fn accounts_come_from_the_file_with_stable_ids() {
+    let (_file, layers) = file(ACCOUNTS);
+    let accounts = Config::load(&layers).unwrap().catalog.accounts;
+    assert_eq!(accounts.iter().map(|account| account.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    let [objects, system] = &accounts[1].trackers[..] else { panic!("two trackers") };
+    assert_eq!((objects.kind, objects.transfers()), (TrackerKind::Data, false));
+    assert_eq!((system.compression, system.bucket.as_str()), (Compression::Gzip, "cts-b"));
+    assert!(system.key().is_some() && accounts[1].rules[0].enabled);
+    let again = Config::load(&layers).unwrap().catalog.accounts;
+    assert_eq!(again, accounts);
+    assert_ne!(accounts[0].trackers[0].id, system.id);
+}
+
+#[test]
+fn problems_of_accounts_name_their_place() {
+    let (file, layers) = file(
+        "[[accounts]]\nid = \"a\"\nnmae = \"x\"\nprojects = [{ id = \"p\", name = \"p\" }]\n\
+         [[accounts.trackers]]\nname = \"system\"\nverfy = true\n",
+    );
+    let path = file.path().display();
+    let problems = Config::load(&layers).unwrap_err();
+    assert_eq!(
+        problems.to_string(),
+        format!(
+            "the configuration has 2 problems\n  \
+             accounts[0].nmae: no such key, did you mean name? (from {path})\n  \
+             accounts[0].trackers[0].verfy: no such key, did you mean verify? (from {path})"
+        )
+    );
+}
+
+#[test]
+fn accounts_that_contradict_themselves_are_refused() {
+    let (file, layers) = file(
+        "[[accounts]]\nid = \"a\"\nprojects = []\n[[accounts.trackers]]\nname = \"photos\"\n\
+         bucket = \"Nope\"\n[[accounts]]\nid = \"a\"\nprojects = [{ id = \"p\", name = \"p\" }]\n",
+    );
+    let path = file.path().display();
+    let texts: Vec<String> =
+        Config::load(&layers).unwrap_err().0.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        texts,
+        [
+            format!("accounts[0].projects: an account needs at least one project (from {path})"),
+            format!(
+                "accounts[0].trackers[0].data_bucket: is missing: name the bucket to record \
+                 (from {path})"
+            ),
+            format!(
+                "accounts[0].trackers[0].data_events: is empty: write [\"READ\", \"WRITE\"] \
+                 (from {path})"
+            ),
+            format!(
+                "accounts[0].trackers[0].bucket: \"Nope\" is not 3 to 63 lower-case letters, \
+                 digits, - and ., ends a letter or digit (from {path})"
+            ),
+            format!("accounts: two accounts have the id a (from {path})"),
+        ]
+    );
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_named() {
+    let (file, layers) = file("cycle = \n");
+    let text = Config::load(&layers).unwrap_err().to_string();
+    assert!(text.contains(&file.path().display().to_string()), "{text}");
+}
