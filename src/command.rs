@@ -21,6 +21,7 @@ impl Failure {
         Self { code, text: text.into(), broken_pipe: false }
     }
 
+    #[expect(dead_code, reason = "the client commands use it")]
     /// Could not run, because of `error` and what it says of its causes.
     pub(crate) fn because(what: &str, error: &dyn std::error::Error) -> Self {
         let mut text = format!("{what}: {error}");

@@ -81,8 +81,7 @@ impl Reader {
         if let Some(file) = &layers.file {
             figment = figment.merge(Toml::file_exact(file));
         }
-        let mut reader =
-            Self { figment, problems: vec![], warnings: vec![], effective: vec![] };
+        let mut reader = Self { figment, problems: vec![], warnings: vec![], effective: vec![] };
         reader.merge_env(&layers.env);
         reader.merge_set(&layers.set);
         for (key, value) in &layers.flags {
@@ -138,9 +137,8 @@ impl Reader {
 
     /// Removes unknown keys and reports each.
     fn check_keys(&mut self, merged: Dict) -> Result<Dict, Problems> {
-        let defaults: Dict = Figment::from(Toml::string(DEFAULTS))
-            .extract()
-            .map_err(|error| self.broken(error))?;
+        let defaults: Dict =
+            Figment::from(Toml::string(DEFAULTS)).extract().map_err(|error| self.broken(error))?;
         let mut known = Dict::new();
         for (key, value) in merged {
             match (defaults.get(&key), value) {
@@ -171,9 +169,11 @@ impl Reader {
             }
         }
         // Account tables with unknown keys do not parse, so nothing after this would be true.
-        if self.problems.iter().any(|problem| {
-            problem.key.starts_with("accounts") || problem.text.contains("not a")
-        }) {
+        if self
+            .problems
+            .iter()
+            .any(|problem| problem.key.starts_with("accounts") || problem.text.contains("not a"))
+        {
             return Err(Problems(std::mem::take(&mut self.problems)));
         }
         Ok(known)

@@ -24,10 +24,8 @@ fn distance(left: &str, right: &str) -> usize {
                 let same = usize::from(left[i - 1] != right[j - 1]);
                 let mut best = rows[i - 1][j - 1] + same;
                 best = best.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-                let swapped = i > 1
-                    && j > 1
-                    && left[i - 1] == right[j - 2]
-                    && left[i - 2] == right[j - 1];
+                let swapped =
+                    i > 1 && j > 1 && left[i - 1] == right[j - 2] && left[i - 2] == right[j - 1];
                 if swapped { best.min(rows[i - 2][j - 2] + 1) } else { best }
             };
         }
