@@ -153,7 +153,7 @@ pub struct BytesObject {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Put a trace file, then publish its `files` record.
-    Segment(SegmentFile),
+    Segment(Box<SegmentFile>),
     /// Put these objects.
     Objects(Vec<BytesObject>),
     /// Publish these records.

@@ -11,9 +11,15 @@ pub type Hash = [u8; 32];
 /// The hash of a leaf.
 #[must_use]
 pub fn leaf_hash(data: &[u8]) -> Hash {
+    leaf_hash_of(&[data])
+}
+
+/// The hash of a leaf whose data come in pieces.
+#[must_use]
+pub fn leaf_hash_of(pieces: &[&[u8]]) -> Hash {
     let mut hasher = Sha256::new();
     hasher.update([0]);
-    hasher.update(data);
+    pieces.iter().for_each(|piece| hasher.update(piece));
     hasher.finalize().into()
 }
 

@@ -132,7 +132,7 @@ pub fn notification(rule: &Rule, trace: &Trace<'_>, about: &Occasion<'_>) -> Out
 }
 
 /// Header text: control characters cannot forge a line, and a value is bounded.
-fn header(text: String) -> String {
+pub(crate) fn header(text: String) -> String {
     if text.len() <= 1024 && !text.chars().any(char::is_control) {
         return text;
     }

@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use crate::attribute::{ATTRIBUTES, Attribute};
 use crate::input::Millis;
-use crate::trace_members::{Members, Text, User};
+use crate::trace_members::{Maybe, Members, Text, User};
 
 /// Greatest size of a trace in bytes.
 pub const TRACE_BYTES_MAX: usize = 1 << 20;
@@ -224,6 +224,10 @@ fn missing(member: &str) -> Reject {
     Reject::new(Reason::MissingMember, format!("member {member} is required"))
 }
 
+fn unusable(what: &str) -> Reject {
+    Reject::new(Reason::BadMember, format!("{what}; leave it out and it is derived"))
+}
+
 /// Checks what is required and sorts the members into attributes.
 fn fields(members: Members<'_>) -> Result<Trace<'_>, Reject> {
     let time_ms = members.time.ok_or_else(|| missing("time"))?.0;
@@ -245,6 +249,16 @@ fn fields(members: Members<'_>) -> Result<Trace<'_>, Reject> {
         members.domain_id.filter(|id| !id.0.is_empty()).or(domain_id).ok_or_else(|| {
             Reject::new(Reason::NoAccount, "neither domain_id nor user.domain.id names an account")
         })?;
+    let trace_id = match members.trace_id {
+        Maybe::Absent => None,
+        Maybe::Is(id) if !id.0.is_empty() => Some(id),
+        Maybe::Null | Maybe::Is(_) => return Err(unusable("trace_id is null or empty")),
+    };
+    let record_time_ms = match members.record_time {
+        Maybe::Absent => None,
+        Maybe::Is(time) => Some(time.0),
+        Maybe::Null => return Err(unusable("record_time is null")),
+    };
     let values = [
         Some(service),
         Some(resource_type),
@@ -257,7 +271,7 @@ fn fields(members: Members<'_>) -> Result<Trace<'_>, Reject> {
         members.source_ip,
         members.resource_name,
         members.resource_id,
-        members.trace_id.filter(|id| !id.0.is_empty()),
+        trace_id,
         members.code.map(|code| code.0),
         members.enterprise_project_id,
         members.project_id,
@@ -265,7 +279,7 @@ fn fields(members: Members<'_>) -> Result<Trace<'_>, Reject> {
     ];
     Ok(Trace {
         time_ms,
-        record_time_ms: members.record_time.map(|time| time.0),
+        record_time_ms,
         account: account.0,
         event_type: members.event_type.map(|text| text.0),
         tracker_name: members.tracker_name.map(|text| text.0),

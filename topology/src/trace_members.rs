@@ -30,7 +30,7 @@ pub(crate) struct Members<'a> {
     #[serde(default)]
     pub(crate) time: Option<Time>,
     #[serde(default)]
-    pub(crate) record_time: Option<Time>,
+    pub(crate) record_time: Maybe<Time>,
     #[serde(borrow, default)]
     pub(crate) user: Option<AnyUser<'a>>,
     #[serde(borrow, default)]
@@ -40,7 +40,7 @@ pub(crate) struct Members<'a> {
     #[serde(borrow, default)]
     pub(crate) resource_id: Option<Text<'a>>,
     #[serde(borrow, default)]
-    pub(crate) trace_id: Option<Text<'a>>,
+    pub(crate) trace_id: Maybe<Text<'a>>,
     #[serde(borrow, default)]
     pub(crate) code: Option<Scalar<'a>>,
     #[serde(borrow, default)]
@@ -57,6 +57,21 @@ pub(crate) struct Members<'a> {
     pub(crate) tracker_name: Option<Text<'a>>,
     #[serde(borrow, default)]
     pub(crate) read_only: Option<Scalar<'a>>,
+}
+
+/// A member of which "absent" and "null" are not the same: an absent one is derived.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Maybe<T> {
+    #[default]
+    Absent,
+    Null,
+    Is(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Maybe<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Ok(Option::deserialize(from)?.map_or(Self::Null, Self::Is))
+    }
 }
 
 /// A string, borrowed unless it stands escaped.

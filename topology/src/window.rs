@@ -11,8 +11,6 @@
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::merkle::Hash;
-
 /// Bytes of a mark in a window row.
 pub const MARK_BYTES: usize = 16;
 
@@ -21,21 +19,17 @@ pub const MARK_BYTES: usize = 16;
 pub struct Mark {
     /// Hash of account and trace id.
     pub id: u64,
-    /// The first eight bytes of the leaf hash.
+    /// Hash of the record, seeded with `id`.
     pub content: u64,
 }
 
 impl Mark {
-    /// The mark of a trace by its account, id and leaf hash.
+    /// The mark of a trace by its account, its id and its record's bytes.
     #[must_use]
-    pub fn of(account: &str, trace_id: &str, leaf: &Hash) -> Self {
+    pub fn of(account: &str, trace_id: &str, record: &[u8]) -> Self {
         let seed = xxh3_64_with_seed(account.as_bytes(), 0);
-        let mut content = [0; 8];
-        content.copy_from_slice(&leaf[..8]);
-        Self {
-            id: xxh3_64_with_seed(trace_id.as_bytes(), seed),
-            content: u64::from_be_bytes(content),
-        }
+        let id = xxh3_64_with_seed(trace_id.as_bytes(), seed);
+        Self { id, content: xxh3_64_with_seed(record, id) }
     }
 
     /// Appends the mark to a window row: id, then content, big-endian.
@@ -108,6 +102,13 @@ impl Window {
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.capacity
+    }
+
+    /// The marks, oldest first.
+    #[must_use]
+    pub fn marks(&self) -> Vec<Mark> {
+        let (newer, older) = self.ring.split_at(self.next.min(self.ring.len()));
+        [older, newer].concat()
     }
 
     /// Looks a mark up.

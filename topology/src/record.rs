@@ -1,0 +1,429 @@
+//! The record stage: traces in; views, trace files, notifications and dead letters out.
+//!
+//! One record goes through here once: parse, find the account, recognise a resend, route to the
+//! trackers, file into segments, evaluate rules. A record whose stream time lies past the end of
+//! the running cycle first seals everything of that cycle.
+//!
+//! **Invariant (I6):** what leaves depends on the log alone. Batches may end anywhere.
+//!
+//! Read next: [`open`] for the segments, [`load`] for the way back from rows.
+
+pub mod load;
+pub mod open;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::catalog::Catalog;
+use crate::count::Counts;
+use crate::effect::{Effect, Lane, OutRecord, Topic};
+use crate::files::FilesRecord;
+use crate::input::{Body, Input, Millis, Position};
+use crate::invariant;
+use crate::key::{Key, Table, single};
+use crate::merkle::{Hash, leaf_hash};
+use crate::names::derived_trace_id;
+use crate::query::OpenView;
+use crate::route::Router;
+use crate::rule::{self, Occasion};
+use crate::segment::Filing;
+use crate::stage::{Batch, LoadError, Stage};
+use crate::state::Rows;
+use crate::trace::{self, Reason, Reject, Trace};
+use crate::window::{Mark, Seen};
+
+use load::WindowRows;
+use open::OpenSegments;
+
+/// What a record stage is told once.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The partition of topic `traces` that it reads.
+    pub partition: u32,
+    /// Identity of the topic: part of derived trace ids, so that a new topic gives new ids.
+    pub topic_id: Arc<str>,
+}
+
+/// Numbers of the records applied since the stage was loaded, for metrics alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Records of every kind.
+    pub records: u64,
+    /// Traces filed, once per tracker.
+    pub filed: u64,
+    /// Resends.
+    pub duplicates: u64,
+    /// Known ids with other content.
+    pub conflicts: u64,
+    /// Traces that no tracker selected.
+    pub unselected: u64,
+    /// Dead letters.
+    pub dead_letters: u64,
+    /// Notifications.
+    pub notifications: u64,
+    /// Segments sealed.
+    pub sealed: u64,
+}
+
+/// The record stage of one partition.
+#[derive(Debug)]
+pub struct RecordStage {
+    setup: Setup,
+    position: Position,
+    router: Option<Router>,
+    open: OpenSegments,
+    counts: Counts,
+    /// Counting slots of the router's accounts in this stretch.
+    slots: Vec<Option<usize>>,
+    window: WindowRows,
+    sequences: BTreeMap<String, u64>,
+    dirty_sequences: Vec<String>,
+    /// First offset of the running batch.
+    batch_from: Option<u64>,
+    selected: Vec<u32>,
+    added: Vec<u8>,
+    tally: Tally,
+}
+
+impl Stage for RecordStage {
+    type Setup = Setup;
+
+    fn load<R: Rows>(setup: Setup, rows: &R) -> Result<Self, LoadError<R::Error>>
+    where
+        R::Error: std::error::Error + 'static,
+    {
+        load::stage(setup, rows)
+    }
+
+    fn apply(&mut self, input: &Input<'_>, batch: &mut Batch) {
+        assert!(invariant::in_order(&self.position, input), "I2: records out of order");
+        if self.batch_from.is_none() {
+            self.batch_from = Some(input.offset);
+        }
+        if self.position == Position::default() {
+            self.counts.from = input.offset;
+        }
+        self.position.next_offset = input.offset + 1;
+        self.advance(input.append_time_ms, input.offset, batch);
+        self.counts.records += 1;
+        self.tally.records += 1;
+        match input.body {
+            Body::Data(record) => self.data(input, record, batch),
+            Body::Tick => self.counts.ticks += 1,
+            Body::Catalog(version, catalog) => {
+                self.counts.marks += 1;
+                if let Some(catalog) = catalog.filter(|_| version > self.position.catalog_version) {
+                    self.install(version, Arc::new(catalog.clone()), batch);
+                }
+            }
+            Body::Unknown(record) => {
+                self.counts.dead_lettered += 1;
+                let detail = "header trailproof is neither tick nor catalog".to_owned();
+                let reject = Reject { reason: Reason::UnknownHeader, detail, account: None };
+                self.dead_letter(input, record, &reject, batch);
+            }
+        }
+    }
+
+    fn finish(&mut self, batch: &mut Batch) {
+        let Some(from) = self.batch_from.take() else { return };
+        self.open.finish(from, batch);
+        self.counts.finish(batch);
+        self.window.finish(from, batch);
+        for rule in self.dirty_sequences.drain(..) {
+            let next = self.sequences.get(&rule).copied().unwrap_or_default();
+            let key = Key::of(Table::Sequence).raw(rule.as_bytes()).done();
+            batch.changes.put(key, next.to_be_bytes().to_vec());
+        }
+        batch.changes.put(single(Table::Position), self.position.encode());
+    }
+
+    fn position(&self) -> &Position {
+        &self.position
+    }
+
+    fn next_boundary_ms(&self) -> Option<Millis> {
+        self.open.cycle_end_ms()
+    }
+}
+
+impl RecordStage {
+    /// What happened since the stage was loaded.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        Tally { sealed: self.open.sealed(), ..self.tally }
+    }
+
+    /// What queries see of the open chunks, as of the batch that was committed last. Shares with
+    /// `previous` what did not change.
+    pub fn publish(&mut self, previous: &OpenView) -> OpenView {
+        let trackers = match &self.router {
+            Some(router) => self.open.publish(router, &previous.trackers),
+            None => Arc::clone(&previous.trackers),
+        };
+        OpenView { position: self.position, trackers }
+    }
+
+    /// The catalog in force; `None` before the first mark.
+    #[must_use]
+    pub fn catalog(&self) -> Option<&Arc<Catalog>> {
+        self.router.as_ref().map(Router::catalog)
+    }
+
+    /// Moves stream time, and seals what has ended by it.
+    fn advance(&mut self, append_time_ms: Millis, offset: u64, batch: &mut Batch) {
+        let stream_time_ms = self.position.stream_time_ms.max(append_time_ms);
+        self.position.stream_time_ms = stream_time_ms;
+        let Some(router) = &self.router else { return };
+        let cycle_ms = router.catalog().cycle_ms;
+        let Some((start, end)) = self.open.cycle_ms().zip(self.open.cycle_end_ms()) else {
+            return;
+        };
+        if stream_time_ms < end {
+            return;
+        }
+        let (setup, counts) = (&self.setup, &mut self.counts);
+        self.open.seal_all(router, setup, counts, &mut self.position, batch);
+        self.open.begin(stream_time_ms, cycle_ms);
+        let until_ms = self.open.cycle_ms().unwrap_or(end);
+        self.close(offset, start, until_ms, batch);
+    }
+
+    /// Says in topic `files` that the stretch up to `to` is finished.
+    fn close(&mut self, to: u64, cycle_start_ms: Millis, until_ms: Millis, batch: &mut Batch) {
+        assert!(invariant::balanced(&self.counts), "I3: the counts of a stretch do not balance");
+        let partition = self.setup.partition;
+        let closed = self.counts.close(partition, to, cycle_start_ms, until_ms, batch);
+        self.slots.fill(None);
+        let partitions =
+            self.router.as_ref().map_or(1, |router| router.catalog().files_partitions.max(1));
+        for piece in closed.split() {
+            let value = FilesRecord::Closed(piece).encode();
+            let records = (0..partitions)
+                .map(|partition| OutRecord {
+                    topic: Topic::Files,
+                    partition: Some(partition),
+                    key: Vec::new(),
+                    headers: Vec::new(),
+                    value: value.clone(),
+                })
+                .collect();
+            batch.effect(&mut self.position, Lane::Objects, &Effect::Records(records));
+        }
+    }
+
+    /// Takes a new catalog version into force: segments of trackers that changed are sealed.
+    fn install(&mut self, version: u64, catalog: Arc<Catalog>, batch: &mut Batch) {
+        let row = serde_json::to_vec(&*catalog)
+            .expect("a catalog has string keys, so it always serialises");
+        batch.changes.put(single(Table::Catalog), row);
+        self.position.catalog_version = version;
+        let router = Router::new(catalog);
+        self.open.install(
+            &router,
+            self.router.as_ref(),
+            &self.setup,
+            &mut self.counts,
+            &mut self.position,
+            batch,
+        );
+        self.slots = vec![None; router.catalog().accounts.len()];
+        self.window.resize(router.catalog().dedup_window);
+        self.router = Some(router);
+    }
+
+    /// A record that should be a trace.
+    fn data(&mut self, input: &Input<'_>, record: &[u8], batch: &mut Batch) {
+        let trace = match trace::parse(record) {
+            Ok(trace) => trace,
+            Err(reject) => return self.reject(input, record, reject, batch),
+        };
+        let account = self.router.as_ref().and_then(|router| router.account(&trace.account));
+        let Some(account) = account else {
+            let detail = "the catalog has no such account".to_owned();
+            let reject = Reject { reason: Reason::UnknownAccount, detail, account: None };
+            return self.reject(input, record, reject, batch);
+        };
+        let slot = self.slot(account);
+        self.counts.account(slot).received += 1;
+        let derived = self.complete(&trace, input);
+        let trace_id = derived
+            .as_deref()
+            .or_else(|| trace.values[crate::attribute::Attribute::TraceId as usize].as_deref());
+        let leaf = self.leaf(record);
+        let seen = match &derived {
+            Some(_) => Seen::New,
+            None => self.recognise(&trace, trace_id.unwrap_or_default(), record),
+        };
+        if seen == Seen::Resend {
+            self.counts.account(slot).duplicate += 1;
+            self.tally.duplicates += 1;
+            return;
+        }
+        if seen == Seen::Conflict {
+            self.counts.account(slot).conflicts += 1;
+            self.tally.conflicts += 1;
+        }
+        let added = std::mem::take(&mut self.added);
+        let filing = Filing {
+            offset: input.offset,
+            stream_time_ms: self.position.stream_time_ms,
+            trace: &trace,
+            record,
+            added: &added,
+            leaf: &leaf,
+            trace_id: derived.as_deref(),
+        };
+        if self.file(account, slot, &filing, batch) {
+            let conflict = seen == Seen::Conflict;
+            self.notify(account, input, &filing, trace_id.unwrap_or_default(), conflict, batch);
+        } else {
+            self.tally.unselected += 1;
+        }
+        self.added = added;
+    }
+
+    /// The counting slot of an account in the running stretch.
+    fn slot(&mut self, account: u32) -> usize {
+        if let Some(slot) = self.slots[account as usize] {
+            return slot;
+        }
+        let id = self.router.as_ref().map_or("", |router| &router.account_at(account).id);
+        let slot = self.counts.slot(id);
+        self.slots[account as usize] = Some(slot);
+        slot
+    }
+
+    /// Prepares the members that a trace lacks; the derived trace id where it is one of them.
+    fn complete(&mut self, trace: &Trace<'_>, input: &Input<'_>) -> Option<String> {
+        self.added.clear();
+        let has_id = trace.value(crate::attribute::Attribute::TraceId).is_some();
+        let derived = (!has_id)
+            .then(|| derived_trace_id(&self.setup.topic_id, self.setup.partition, input.offset));
+        if let Some(id) = &derived {
+            self.added.extend_from_slice(b"\"trace_id\":\"");
+            self.added.extend_from_slice(id.as_bytes());
+            self.added.extend_from_slice(b"\",");
+        }
+        if trace.record_time_ms.is_none() {
+            self.added.extend_from_slice(b"\"record_time\":");
+            self.added.extend_from_slice(input.append_time_ms.to_string().as_bytes());
+            self.added.push(b',');
+        }
+        derived
+    }
+
+    /// The leaf hash of the trace as it will be stored.
+    fn leaf(&self, record: &[u8]) -> Hash {
+        if self.added.is_empty() {
+            return leaf_hash(record);
+        }
+        let (head, body) = crate::segment::split_at_bracket(record, &self.added);
+        crate::merkle::leaf_hash_of(&[head, &self.added, body])
+    }
+
+    /// Looks a trace up in the window of resends and takes it in if it is new.
+    fn recognise(&mut self, trace: &Trace<'_>, trace_id: &str, record: &[u8]) -> Seen {
+        let mark = Mark::of(&trace.account, trace_id, record);
+        let seen = self.window.look(&mark);
+        if seen != Seen::Resend {
+            self.window.push(mark);
+        }
+        seen
+    }
+
+    /// Files a trace with every tracker that selects it; whether there was one.
+    fn file(&mut self, account: u32, slot: usize, filing: &Filing<'_>, batch: &mut Batch) -> bool {
+        let Some(router) = &self.router else { return false };
+        router.select(account, filing.trace, &mut self.selected);
+        for number in &self.selected {
+            let context = open::Context { router, setup: &self.setup, slot };
+            let lane = &mut self.position;
+            self.open.file(*number, filing, &context, &mut self.counts, lane, batch);
+            self.tally.filed += 1;
+        }
+        !self.selected.is_empty()
+    }
+
+    /// Tells what the account's rules want told.
+    fn notify(
+        &mut self,
+        account: u32,
+        input: &Input<'_>,
+        filing: &Filing<'_>,
+        trace_id: &str,
+        conflict: bool,
+        batch: &mut Batch,
+    ) {
+        let Some(router) = &self.router else { return };
+        let account = router.account_at(account);
+        for rule in account.rules.iter().filter(|rule| rule::matches(rule, filing.trace)) {
+            let sequence = self.sequences.entry(rule.id.clone()).or_default();
+            let own = filing.trace.value(crate::attribute::Attribute::ProjectId);
+            let default = account.projects.first().map(|project| project.id.as_str());
+            let (head, body) = crate::segment::split_at_bracket(filing.record, filing.added);
+            let about = Occasion {
+                region: &router.catalog().region,
+                account: &account.id,
+                project: own.or(default).unwrap_or_default(),
+                tracker: &router.tracker_at(self.selected[0]).name,
+                partition: self.setup.partition,
+                offset: input.offset,
+                record_time_ms: filing.trace.record_time_ms.unwrap_or(input.append_time_ms),
+                trace_id,
+                conflict,
+                sequence: *sequence,
+                stored: &[head, filing.added, body].concat(),
+            };
+            let record = rule::notification(rule, filing.trace, &about);
+            *sequence += 1;
+            if !self.dirty_sequences.contains(&rule.id) {
+                self.dirty_sequences.push(rule.id.clone());
+            }
+            self.tally.notifications += 1;
+            batch.effect(&mut self.position, Lane::Notify, &Effect::Records(vec![record]));
+        }
+    }
+
+    /// Counts a record that is no trace, where it belongs, and keeps it as a dead letter.
+    fn reject(&mut self, input: &Input<'_>, record: &[u8], reject: Reject, batch: &mut Batch) {
+        let named = reject.account.as_deref();
+        let known = named.and_then(|id| self.router.as_ref()?.account(id));
+        match known {
+            Some(account) => {
+                let slot = self.slot(account);
+                let counts = self.counts.account(slot);
+                counts.received += 1;
+                counts.dead_lettered += 1;
+            }
+            None => self.counts.dead_lettered += 1,
+        }
+        self.dead_letter(input, record, &reject, batch);
+    }
+
+    fn dead_letter(
+        &mut self,
+        input: &Input<'_>,
+        record: &[u8],
+        reject: &Reject,
+        batch: &mut Batch,
+    ) {
+        self.tally.dead_letters += 1;
+        let place = [
+            ("reason", reject.reason.name().to_owned()),
+            ("detail", rule::header(reject.detail.clone())),
+            ("topic", Topic::Traces.name().to_owned()),
+            ("partition", self.setup.partition.to_string()),
+            ("offset", input.offset.to_string()),
+            ("append_time_ms", input.append_time_ms.to_string()),
+        ];
+        let letter = OutRecord {
+            topic: Topic::DeadLetters,
+            partition: None,
+            key: reject.account.clone().unwrap_or_default().into_bytes(),
+            headers: place.into_iter().map(|(name, text)| (name.to_owned(), text)).collect(),
+            value: record.to_vec(),
+        };
+        batch.effect(&mut self.position, Lane::Notify, &Effect::Records(vec![letter]));
+    }
+}

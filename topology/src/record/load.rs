@@ -1,0 +1,284 @@
+//! The way back: a record stage from its rows.
+//!
+//! **Invariant:** a loaded stage behaves as the one that wrote the rows would have.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use crate::catalog::Catalog;
+use crate::count::Counts;
+use crate::input::{Offset, Position};
+use crate::key::{Key, SegmentId, Table, TrackerId, day_of, single, whole};
+use crate::merkle::leaf_hash;
+use crate::record::open::OpenSegments;
+use crate::record::{RecordStage, Setup, Tally};
+use crate::route::Router;
+use crate::segment::{Filing, OpenSegment, Summary};
+use crate::stage::{Batch, Damage, LoadError};
+use crate::state::Rows;
+use crate::tail;
+use crate::trace;
+use crate::window::{Mark, Seen, Window};
+
+/// The window of resends and the rows it is kept in.
+#[derive(Debug)]
+pub(super) struct WindowRows {
+    window: Window,
+    rows: VecDeque<(Offset, usize)>,
+    held: usize,
+    new: Vec<Mark>,
+}
+
+impl WindowRows {
+    fn new(capacity: u32) -> Self {
+        let window = Window::new(capacity);
+        Self { window, rows: VecDeque::new(), held: 0, new: Vec::new() }
+    }
+
+    pub(super) fn look(&self, mark: &Mark) -> Seen {
+        self.window.look(mark)
+    }
+
+    pub(super) fn push(&mut self, mark: Mark) {
+        self.window.push(mark);
+        self.new.push(mark);
+    }
+
+    /// Takes another capacity, with the newest marks that fit.
+    pub(super) fn resize(&mut self, capacity: u32) {
+        if self.window.capacity() == capacity.max(1) as usize {
+            return;
+        }
+        let marks = self.window.marks();
+        self.window = Window::new(capacity);
+        marks.into_iter().for_each(|mark| self.window.push(mark));
+    }
+
+    /// Writes the batch's marks, and drops rows of which no mark is in the window any more.
+    pub(super) fn finish(&mut self, from: Offset, batch: &mut Batch) {
+        if !self.new.is_empty() {
+            let mut row = Vec::with_capacity(self.new.len() * crate::window::MARK_BYTES);
+            self.new.iter().for_each(|mark| mark.encode(&mut row));
+            batch.changes.put(window_key(from), row);
+            self.rows.push_back((from, self.new.len()));
+            self.held += self.new.len();
+            self.new.clear();
+        }
+        let mut dropped = None;
+        while let Some((_, marks)) = self.rows.front()
+            && self.held - marks >= self.window.capacity()
+        {
+            self.held -= marks;
+            self.rows.pop_front();
+            dropped = self.rows.front().map(|(from, _)| *from);
+        }
+        if let Some(kept_from) = dropped {
+            batch.changes.delete_range(window_key(0), window_key(kept_from));
+        }
+    }
+}
+
+fn window_key(from: Offset) -> Vec<u8> {
+    Key::of(Table::Window).u64(from).done()
+}
+
+fn damage(table: &'static str, reason: &str) -> Damage {
+    Damage { table, reason: reason.to_owned() }
+}
+
+/// Loads a stage; from no rows, the stage before the first record.
+pub(super) fn stage<R: Rows>(setup: Setup, rows: &R) -> Result<RecordStage, LoadError<R::Error>>
+where
+    R::Error: std::error::Error + 'static,
+{
+    let position = match rows.get(&single(Table::Position)).map_err(LoadError::Store)? {
+        None => Position::default(),
+        Some(row) => Position::decode(&row).ok_or_else(|| damage("position", "wrong length"))?,
+    };
+    let router = load_router(rows)?;
+    let counts = Counts::load(rows)
+        .map_err(LoadError::Store)?
+        .ok_or_else(|| damage("count", "a number is cut short"))?;
+    let capacity = router.as_ref().map_or(1, |router| router.catalog().dedup_window);
+    let mut stage = RecordStage {
+        setup,
+        position,
+        open: OpenSegments::default(),
+        counts,
+        slots: vec![None; router.as_ref().map_or(0, |router| router.catalog().accounts.len())],
+        window: load_window(rows, capacity)?,
+        sequences: load_sequences(rows)?,
+        dirty_sequences: Vec::new(),
+        batch_from: None,
+        selected: Vec::new(),
+        added: Vec::new(),
+        tally: Tally::default(),
+        router: None,
+    };
+    if let Some(router) = router {
+        load_open(&mut stage, &router, rows)?;
+        stage.router = Some(router);
+    }
+    Ok(stage)
+}
+
+fn load_router<R: Rows>(rows: &R) -> Result<Option<Router>, LoadError<R::Error>>
+where
+    R::Error: std::error::Error + 'static,
+{
+    let Some(row) = rows.get(&single(Table::Catalog)).map_err(LoadError::Store)? else {
+        return Ok(None);
+    };
+    let catalog: Catalog =
+        serde_json::from_slice(&row).map_err(|error| damage("catalog", &error.to_string()))?;
+    Ok(Some(Router::new(Arc::new(catalog))))
+}
+
+fn load_sequences<R: Rows>(rows: &R) -> Result<BTreeMap<String, u64>, LoadError<R::Error>>
+where
+    R::Error: std::error::Error + 'static,
+{
+    let mut sequences = BTreeMap::new();
+    let mut intact = true;
+    let (from, to) = whole(Table::Sequence);
+    rows.scan(&from, &to, &mut |key, row| {
+        let rule = String::from_utf8(key[1..].to_vec());
+        match (rule, row.try_into()) {
+            (Ok(rule), Ok(next)) => {
+                sequences.insert(rule, u64::from_be_bytes(next));
+            }
+            _ => intact = false,
+        }
+        intact
+    })
+    .map_err(LoadError::Store)?;
+    if intact { Ok(sequences) } else { Err(damage("sequence", "not 8 bytes").into()) }
+}
+
+fn load_window<R: Rows>(rows: &R, capacity: u32) -> Result<WindowRows, LoadError<R::Error>>
+where
+    R::Error: std::error::Error + 'static,
+{
+    let mut window = WindowRows::new(capacity);
+    let mut intact = true;
+    let (from, to) = whole(Table::Window);
+    rows.scan(&from, &to, &mut |key, row| {
+        let (Some(offset), Some(marks)) = (offset_of(key), Mark::decode_row(row)) else {
+            intact = false;
+            return false;
+        };
+        window.rows.push_back((offset, marks.len()));
+        window.held += marks.len();
+        marks.into_iter().for_each(|mark| window.window.push(mark));
+        true
+    })
+    .map_err(LoadError::Store)?;
+    if intact { Ok(window) } else { Err(damage("window", "not whole marks").into()) }
+}
+
+/// The offset that ends a key of a table byte and an offset.
+fn offset_of(key: &[u8]) -> Option<Offset> {
+    key.get(1..)?.try_into().map(u64::from_be_bytes).ok()
+}
+
+/// Reads the segments of the running cycle and fills their open chunks from the tail.
+fn load_open<R: Rows>(
+    stage: &mut RecordStage,
+    router: &Router,
+    rows: &R,
+) -> Result<(), LoadError<R::Error>>
+where
+    R::Error: std::error::Error + 'static,
+{
+    let cycle_ms = router.catalog().cycle_ms;
+    let start = stage.position.stream_time_ms.div_euclid(cycle_ms) * cycle_ms;
+    stage.open.begin(stage.position.stream_time_ms, cycle_ms);
+    stage.open.resize(router.trackers().len());
+    let mut sealed = BTreeSet::new();
+    for (number, tracker) in (0..).zip(router.trackers()) {
+        let (from, to) = Key::of(Table::Segment)
+            .u16(day_of(start))
+            .raw(&tracker.id)
+            .u64(start.max(0).unsigned_abs())
+            .range();
+        let mut damaged = false;
+        rows.scan(&from, &to, &mut |key, row| {
+            match (SegmentId::parse(key), Summary::decode(row)) {
+                (Some((id, _)), Some(summary)) if !summary.sealed => {
+                    stage.open.restore(number, OpenSegment::resume(id, summary));
+                }
+                (Some((id, _)), Some(_)) => {
+                    sealed.insert(id);
+                }
+                _ => damaged = true,
+            }
+            !damaged
+        })
+        .map_err(LoadError::Store)?;
+        if damaged {
+            return Err(damage("segment", "cannot be read").into());
+        }
+    }
+    load_tail(stage, router, &sealed, rows)
+}
+
+fn load_tail<R: Rows>(
+    stage: &mut RecordStage,
+    router: &Router,
+    sealed: &BTreeSet<SegmentId>,
+    rows: &R,
+) -> Result<(), LoadError<R::Error>>
+where
+    R::Error: std::error::Error + 'static,
+{
+    let numbers: BTreeMap<TrackerId, u32> =
+        router.trackers().iter().zip(0..).map(|(tracker, number)| (tracker.id, number)).collect();
+    let mut intact = true;
+    let (from, to) = whole(Table::Tail);
+    rows.scan(&from, &to, &mut |key, row| {
+        let refilled = offset_of(key).zip(tail::unpack(row)).and_then(|(offset, plain)| {
+            refill(&mut stage.open, &numbers, sealed, &plain)?;
+            stage.open.refilled(offset, plain.len());
+            Some(())
+        });
+        intact = refilled.is_some();
+        intact
+    })
+    .map_err(LoadError::Store)?;
+    if intact { Ok(()) } else { Err(damage("tail", "cannot be unpacked").into()) }
+}
+
+/// Puts one tail row's traces back; `None` where the row is damaged.
+fn refill(
+    open: &mut OpenSegments,
+    numbers: &BTreeMap<TrackerId, u32>,
+    sealed: &BTreeSet<SegmentId>,
+    plain: &[u8],
+) -> Option<()> {
+    let mut parsed = true;
+    // A segment of another cycle was sealed when its cycle ended, or when its length changed.
+    let cycle_ms = open.cycle_ms();
+    let running = |id: &SegmentId| Some(id.cycle_ms) == cycle_ms && !sealed.contains(id);
+    tail::visit(plain, &mut |id, traces| {
+        let Some(number) = numbers.get(&id.tracker).filter(|_| running(&id)) else {
+            return;
+        };
+        for entry in traces {
+            let Ok(trace) = trace::parse(entry.stored) else {
+                parsed = false;
+                return;
+            };
+            let filing = Filing {
+                offset: entry.offset,
+                stream_time_ms: entry.stream_time_ms,
+                trace: &trace,
+                record: entry.stored,
+                added: &[],
+                leaf: &leaf_hash(entry.stored),
+                trace_id: None,
+            };
+            open.refill(*number, &id, &filing);
+        }
+    })?;
+    parsed.then_some(())
+}

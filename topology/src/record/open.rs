@@ -1,0 +1,458 @@
+//! The open segments of a partition: filing, closing chunks early, sealing.
+//!
+//! **Invariant (I10):** open text never exceeds [`OPEN_BYTES_MAX`]; past it the largest open chunks
+//! close, ties by tracker number and service, a rule of the log alone.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::count::Counts;
+use crate::effect::{Effect, Lane, SegmentFile};
+use crate::files::files_partition;
+use crate::input::{Millis, Offset, Position};
+use crate::invariant;
+use crate::key::{Key, SegmentId, Table, TrackerId, whole};
+use crate::names::trace_file;
+use crate::query;
+use crate::record::Setup;
+use crate::route::Router;
+use crate::segment::{Filing, OpenSegment, Scratch};
+use crate::stage::Batch;
+use crate::tail::TailWriter;
+
+/// Text bytes in open chunks of one partition at most.
+pub const OPEN_BYTES_MAX: usize = 48 << 20;
+
+/// Where closing the largest chunks stops.
+const OPEN_BYTES_LOW: usize = OPEN_BYTES_MAX / 4 * 3;
+
+/// Bytes of tail rows past which one row with everything open replaces them.
+const TAIL_BYTES_MAX: usize = 2 * OPEN_BYTES_MAX;
+
+/// Segments of one tracker that still take traces, by service.
+#[derive(Debug, Default)]
+pub struct OpenTracker {
+    /// By service.
+    pub segments: BTreeMap<Box<str>, OpenSegment>,
+    /// Changed since the last batch ended.
+    dirty: bool,
+    /// Changed since the view was last published.
+    unpublished: bool,
+}
+
+/// What filing needs to know beside the trace.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The catalog in force.
+    pub router: &'a Router,
+    /// The stage's setup.
+    pub setup: &'a Setup,
+    /// Counting slot of the account.
+    pub slot: usize,
+}
+
+/// Open parts by tracker, as queries see them.
+type OpenTrackers = Arc<BTreeMap<TrackerId, Arc<Vec<query::OpenSegment>>>>;
+
+/// The open segments of a partition.
+#[derive(Debug, Default)]
+pub struct OpenSegments {
+    /// Start and end of the running cycle.
+    cycle: Option<(Millis, Millis)>,
+    trackers: Vec<OpenTracker>,
+    open_bytes: usize,
+    dirty: Vec<u32>,
+    unpublished: Vec<u32>,
+    /// Trackers that the catalog no longer has, whose open parts must leave the published view.
+    retired: Vec<TrackerId>,
+    tail_rows: VecDeque<(Offset, usize)>,
+    tail: TailWriter,
+    scratch: Scratch,
+    sealed: u64,
+}
+
+impl OpenSegments {
+    /// Start of the running cycle; `None` before the first catalog.
+    #[must_use]
+    pub fn cycle_ms(&self) -> Option<Millis> {
+        self.cycle.map(|(start, _)| start)
+    }
+
+    /// End of the running cycle; `None` before the first catalog.
+    #[must_use]
+    pub fn cycle_end_ms(&self) -> Option<Millis> {
+        self.cycle.map(|(_, end)| end)
+    }
+
+    /// Begins the cycle of length `cycle_ms` that a stream time lies in.
+    pub fn begin(&mut self, stream_time_ms: Millis, cycle_ms: Millis) {
+        let start = stream_time_ms.div_euclid(cycle_ms) * cycle_ms;
+        self.cycle = Some((start, start + cycle_ms));
+    }
+
+    /// Segments sealed since the stage was loaded.
+    #[must_use]
+    pub fn sealed(&self) -> u64 {
+        self.sealed
+    }
+
+    /// Text bytes in open chunks.
+    #[must_use]
+    pub fn open_bytes(&self) -> usize {
+        self.open_bytes
+    }
+
+    /// Whether no segment is open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.trackers.iter().all(|tracker| tracker.segments.is_empty())
+    }
+
+    /// Files a trace with a tracker.
+    pub fn file(
+        &mut self,
+        number: u32,
+        filing: &Filing<'_>,
+        context: &Context<'_>,
+        counts: &mut Counts,
+        position: &mut Position,
+        batch: &mut Batch,
+    ) {
+        let length = filing.record.len() + filing.added.len();
+        let catalog = context.router.catalog();
+        let tracker = context.router.tracker_at(number);
+        let id = context.router.trackers()[number as usize].id;
+        let service = if tracker.sort_by_service {
+            filing.trace.value(crate::attribute::Attribute::ServiceType).unwrap_or_default()
+        } else {
+            ""
+        };
+        self.touch(number);
+        let segments = &self.trackers[number as usize].segments;
+        let full = segments.get(service).map(|open| open.is_full(length, catalog.file_bytes_max));
+        if full == Some(true)
+            && let Some(segment) = self.trackers[number as usize].segments.remove(service)
+        {
+            self.seal(segment, number, context, counts, position, batch);
+        }
+        if full != Some(false) {
+            let cycle_ms = self.cycle_ms().unwrap_or_default();
+            let service = service.to_owned();
+            let id = SegmentId { tracker: id, cycle_ms, service, part: filing.offset };
+            let key = id.service.clone().into_boxed_str();
+            self.trackers[number as usize].segments.insert(key, OpenSegment::new(id));
+        }
+        let segments = &mut self.trackers[number as usize].segments;
+        let segment = segments.get_mut(service).expect("inserted above where it was missing");
+        assert!(
+            invariant::well_formed(segment, filing.offset, length, catalog.file_bytes_max),
+            "I5: a trace does not fit its segment"
+        );
+        if segment.chunk_is_full(length) {
+            self.open_bytes -= segment.close_chunk(&mut self.scratch, &mut batch.changes);
+        }
+        segment.push(filing);
+        self.open_bytes += OpenSegment::grows_by(length);
+        counts.filed(context.slot, &id);
+        if self.open_bytes > OPEN_BYTES_MAX {
+            self.close_largest(batch);
+        }
+    }
+
+    fn touch(&mut self, number: u32) {
+        let tracker = &mut self.trackers[number as usize];
+        if !tracker.dirty {
+            tracker.dirty = true;
+            self.dirty.push(number);
+        }
+        if !tracker.unpublished {
+            tracker.unpublished = true;
+            self.unpublished.push(number);
+        }
+    }
+
+    /// Closes the largest open chunks until a quarter of the bound is free.
+    fn close_largest(&mut self, batch: &mut Batch) {
+        let mut sizes: Vec<(usize, u32, Box<str>)> = Vec::new();
+        for (number, tracker) in self.trackers.iter().enumerate() {
+            for (service, segment) in &tracker.segments {
+                sizes.push((segment.open_bytes, number as u32, service.clone()));
+            }
+        }
+        sizes.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
+        for (_, number, service) in sizes {
+            if self.open_bytes <= OPEN_BYTES_LOW {
+                break;
+            }
+            self.touch(number);
+            let segments = &mut self.trackers[number as usize].segments;
+            if let Some(segment) = segments.get_mut(&service) {
+                self.open_bytes -= segment.close_chunk(&mut self.scratch, &mut batch.changes);
+            }
+        }
+    }
+
+    /// Seals a segment: no trace will follow, and its file is on its way.
+    fn seal(
+        &mut self,
+        mut segment: OpenSegment,
+        number: u32,
+        context: &Context<'_>,
+        counts: &mut Counts,
+        position: &mut Position,
+        batch: &mut Batch,
+    ) {
+        let Context { router, setup, slot } = *context;
+        self.open_bytes -= segment.close_chunk(&mut self.scratch, &mut batch.changes);
+        segment.summary.sealed = true;
+        let row = segment.summary.encode();
+        batch.changes.put(segment.id.key(Table::Segment).done(), row);
+        self.sealed += 1;
+        let tracker = router.tracker_at(number);
+        if !tracker.transfers() {
+            return;
+        }
+        counts.sealed(slot, &segment.id.tracker);
+        let catalog = router.catalog();
+        let account = &router.account_at(router.trackers()[number as usize].account).id;
+        let cycle_end_ms = self.cycle_end_ms().unwrap_or(segment.id.cycle_ms);
+        let summary = &segment.summary;
+        let effect = Effect::Segment(Box::new(SegmentFile {
+            tracker: tracker.id.clone(),
+            tracker_name: tracker.name.clone(),
+            account: account.clone(),
+            bucket: tracker.bucket.clone(),
+            object: trace_file(catalog, tracker, &segment.id, cycle_end_ms, setup.partition),
+            compression: tracker.compression,
+            service: segment.id.service.clone(),
+            cycle_start_ms: segment.id.cycle_ms,
+            cycle_end_ms,
+            partition: setup.partition,
+            first_offset: segment.id.part,
+            last_offset: summary.last_offset,
+            count: summary.frontier.size(),
+            chunks: summary.chunks,
+            raw_bytes: summary.file_bytes(),
+            time_min_ms: summary.time_min_ms,
+            time_max_ms: summary.time_max_ms,
+            root: data_encoding::HEXLOWER.encode(&summary.frontier.root()),
+            files_partition: files_partition(&segment.id.tracker, catalog.files_partitions),
+        }));
+        batch.effect(position, Lane::Objects, &effect);
+    }
+
+    /// Seals every segment, in order of tracker number and service, and forgets the tail.
+    pub fn seal_all(
+        &mut self,
+        router: &Router,
+        setup: &Setup,
+        counts: &mut Counts,
+        position: &mut Position,
+        batch: &mut Batch,
+    ) {
+        for number in 0..self.trackers.len() as u32 {
+            self.seal_tracker(number, router, setup, counts, position, batch);
+        }
+        let (from, to) = whole(Table::Tail);
+        batch.changes.delete_range(from, to);
+        self.tail_rows.clear();
+    }
+
+    fn seal_tracker(
+        &mut self,
+        number: u32,
+        router: &Router,
+        setup: &Setup,
+        counts: &mut Counts,
+        position: &mut Position,
+        batch: &mut Batch,
+    ) {
+        let segments = std::mem::take(&mut self.trackers[number as usize].segments);
+        if segments.is_empty() {
+            return;
+        }
+        self.touch(number);
+        let account = router.trackers()[number as usize].account;
+        let slot = counts.slot(&router.account_at(account).id);
+        let context = Context { router, setup, slot };
+        for segment in segments.into_values() {
+            self.seal(segment, number, &context, counts, position, batch);
+        }
+    }
+
+    /// Takes a catalog: seals what changed under the old one, renumbers what stays.
+    pub fn install(
+        &mut self,
+        router: &Router,
+        old: Option<&Router>,
+        setup: &Setup,
+        counts: &mut Counts,
+        position: &mut Position,
+        batch: &mut Batch,
+    ) {
+        let Some(old) = old else {
+            self.begin(position.stream_time_ms, router.catalog().cycle_ms);
+            self.resize(router.trackers().len());
+            return;
+        };
+        let kept = kept_trackers(old, router);
+        self.begin(position.stream_time_ms, router.catalog().cycle_ms);
+        for number in 0..old.trackers().len() as u32 {
+            if !kept.contains_key(&old.trackers()[number as usize].id) {
+                self.seal_tracker(number, old, setup, counts, position, batch);
+            }
+        }
+        // Batch-end marks refer to old numbers: write what is open before they change.
+        let mut moved: Vec<OpenTracker> = Vec::new();
+        moved.resize_with(router.trackers().len(), OpenTracker::default);
+        let places: BTreeMap<TrackerId, u32> = router
+            .trackers()
+            .iter()
+            .zip(0..)
+            .map(|(tracker, number)| (tracker.id, number))
+            .collect();
+        let (mut dirty, mut unpublished) = (Vec::new(), Vec::new());
+        for (tracker, routed) in std::mem::take(&mut self.trackers).into_iter().zip(old.trackers())
+        {
+            match places.get(&routed.id) {
+                Some(number) => {
+                    dirty.extend(tracker.dirty.then_some(*number));
+                    unpublished.extend(tracker.unpublished.then_some(*number));
+                    moved[*number as usize] = tracker;
+                }
+                None => self.retired.push(routed.id),
+            }
+        }
+        (self.trackers, self.dirty, self.unpublished) = (moved, dirty, unpublished);
+    }
+
+    /// Ends a batch: what it left open goes into the tail.
+    pub fn finish(&mut self, from: Offset, batch: &mut Batch) {
+        for number in std::mem::take(&mut self.dirty) {
+            let tracker = &mut self.trackers[number as usize];
+            tracker.dirty = false;
+            for segment in tracker.segments.values_mut() {
+                if let Some(part) = segment.freeze() {
+                    self.tail.add(&segment.id, &part);
+                }
+            }
+        }
+        let kept: usize = self.tail_rows.iter().map(|(_, bytes)| bytes).sum();
+        if kept + self.tail.bytes() > TAIL_BYTES_MAX {
+            self.rewrite_tail(from, batch);
+        }
+        if self.tail.bytes() > 0 {
+            self.tail_rows.push_back((from, self.tail.bytes()));
+            batch.changes.put(tail_key(from), self.tail.row());
+        }
+    }
+
+    /// Replaces the tail rows by one with all that is open.
+    fn rewrite_tail(&mut self, from: Offset, batch: &mut Batch) {
+        batch.changes.delete_range(tail_key(0), tail_key(from));
+        self.tail_rows.clear();
+        self.tail = TailWriter::default();
+        for segment in self.trackers.iter().flat_map(|tracker| tracker.segments.values()) {
+            for part in &segment.parts {
+                self.tail.add(&segment.id, part);
+            }
+        }
+    }
+
+    /// The open parts of every tracker: those that changed since the last call, the rest shared
+    /// with `previous`.
+    pub fn publish(&mut self, router: &Router, previous: &OpenTrackers) -> OpenTrackers {
+        if self.unpublished.is_empty() && self.retired.is_empty() {
+            return Arc::clone(previous);
+        }
+        let mut trackers = BTreeMap::clone(previous);
+        for id in self.retired.drain(..) {
+            trackers.remove(&id);
+        }
+        for number in std::mem::take(&mut self.unpublished) {
+            let tracker = &mut self.trackers[number as usize];
+            tracker.unpublished = false;
+            let segments: Vec<query::OpenSegment> = tracker
+                .segments
+                .values()
+                .filter(|segment| !segment.parts.is_empty())
+                .map(|segment| query::OpenSegment {
+                    segment: segment.id.clone(),
+                    parts: segment.parts.clone(),
+                })
+                .collect();
+            let id = router.trackers()[number as usize].id;
+            if segments.is_empty() {
+                trackers.remove(&id);
+            } else {
+                trackers.insert(id, Arc::new(segments));
+            }
+        }
+        Arc::new(trackers)
+    }
+
+    /// Makes room for the catalog's trackers, when the stage is loaded.
+    pub(super) fn resize(&mut self, trackers: usize) {
+        self.trackers.resize_with(trackers, OpenTracker::default);
+    }
+
+    /// Puts back a segment of which rows tell, when the stage is loaded.
+    pub(super) fn restore(&mut self, number: u32, segment: OpenSegment) {
+        let service = segment.id.service.clone().into_boxed_str();
+        self.trackers[number as usize].segments.insert(service, segment);
+    }
+
+    /// Puts back a trace of the tail. The segment is made where it had no closed chunk.
+    pub(super) fn refill(&mut self, number: u32, id: &SegmentId, filing: &Filing<'_>) {
+        self.touch(number);
+        let segments = &mut self.trackers[number as usize].segments;
+        let segment = segments
+            .entry(id.service.as_str().into())
+            .or_insert_with(|| OpenSegment::new(id.clone()));
+        let closed =
+            segment.summary.frontier.size() > 0 && filing.offset <= segment.summary.last_offset;
+        if segment.id == *id && !closed {
+            segment.push(filing);
+            self.open_bytes += OpenSegment::grows_by(filing.record.len());
+        }
+    }
+
+    /// Notes a tail row that was read back, and shares what it put back.
+    pub(super) fn refilled(&mut self, from: Offset, bytes: usize) {
+        self.tail_rows.push_back((from, bytes));
+        for number in std::mem::take(&mut self.dirty) {
+            let tracker = &mut self.trackers[number as usize];
+            tracker.dirty = false;
+            for segment in tracker.segments.values_mut() {
+                segment.freeze();
+            }
+        }
+    }
+}
+
+/// The trackers that a new catalog leaves as they are.
+fn kept_trackers(old: &Router, new: &Router) -> BTreeMap<TrackerId, ()> {
+    let (before, after) = (old.catalog(), new.catalog());
+    let shape = |catalog: &crate::catalog::Catalog| {
+        (catalog.cycle_ms, catalog.region.clone(), catalog.files_partitions, catalog.file_bytes_max)
+    };
+    if shape(before) != shape(after) {
+        return BTreeMap::new();
+    }
+    let place = |router: &Router, number: u32| {
+        let routed = router.trackers()[number as usize];
+        (router.account_at(routed.account).id.clone(), router.tracker_at(number).clone())
+    };
+    let known: BTreeMap<TrackerId, (String, crate::catalog::Tracker)> =
+        (0..).zip(new.trackers()).map(|(number, routed)| (routed.id, place(new, number))).collect();
+    (0..)
+        .zip(old.trackers())
+        .filter(|(number, routed)| known.get(&routed.id) == Some(&place(old, *number)))
+        .map(|(_, routed)| (routed.id, ()))
+        .collect()
+}
+
+/// The key of a tail row.
+fn tail_key(from: Offset) -> Vec<u8> {
+    Key::of(Table::Tail).u64(from).done()
+}

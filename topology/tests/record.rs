@@ -1,0 +1,209 @@
+//! The record stage: the same log gives the same effects and files, wherever batches end and
+//! however often the stage is loaded again from its rows.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use support::{Random, catalog, record};
+use trailproof_topology::chunk::Chunk;
+use trailproof_topology::effect::{Effect, Topic};
+use trailproof_topology::files::FilesRecord;
+use trailproof_topology::input::{Body, Input};
+use trailproof_topology::key::{SegmentId, Table, whole};
+use trailproof_topology::memory::Memory;
+use trailproof_topology::merkle::{Frontier, leaf_hash};
+use trailproof_topology::record::{RecordStage, Setup};
+use trailproof_topology::stage::{Batch, Stage};
+use trailproof_topology::state::Rows;
+
+enum Said {
+    Trace(Vec<u8>),
+    Tick,
+    Catalog(u64),
+}
+
+struct Log {
+    records: Vec<(i64, Said)>,
+    catalogs: BTreeMap<u64, trailproof_topology::catalog::Catalog>,
+}
+
+/// A log around cycle boundaries, with a catalog change in the middle.
+fn log(seed: u64, length: usize) -> Log {
+    let mut random = Random(seed);
+    let mut second = catalog(3);
+    second.version = 2;
+    second.accounts[0].trackers[1].enabled = random.one_in(2);
+    second.cycle_ms = if random.one_in(2) { 10_000 } else { 5_000 };
+    second.dedup_window = 32;
+    second.accounts.truncate(2 + random.below(2) as usize);
+    let catalogs = BTreeMap::from([(1, catalog(3)), (2, second)]);
+    let mut now = 1_700_000_000_000i64;
+    let mut sent = Vec::new();
+    let mut records = vec![(now, Said::Catalog(1))];
+    let change = random.below(length as u64) as usize;
+    for at in 0..length {
+        now += match random.below(40) {
+            0 => 9_999,
+            1 => 35_000,
+            2 => -3_000,
+            _ => random.below(150) as i64,
+        };
+        records.push(match random.below(30) {
+            0 => (now, Said::Tick),
+            _ => (now, Said::Trace(record(&mut random, 3, &mut sent))),
+        });
+        if at == change {
+            records.push((now, Said::Catalog(2)));
+        }
+    }
+    records.push((now + 40_000, Said::Tick));
+    Log { records, catalogs }
+}
+
+/// Runs a log with batches of at most `batch_max` records; `reload` loads the stage again after
+/// each batch.
+fn run(log: &Log, seed: u64, batch_max: u64, reload: bool) -> Memory {
+    let setup = Setup { partition: 3, topic_id: "topic".into() };
+    let mut random = Random(seed);
+    let mut rows = Memory::default();
+    let mut stage = RecordStage::load(setup.clone(), &rows).unwrap();
+    let mut at = 0;
+    while at < log.records.len() {
+        let mut batch = Batch::new([0; 2]);
+        let end = (at + 1 + random.below(batch_max) as usize).min(log.records.len());
+        for (offset, (time, said)) in log.records.iter().enumerate().take(end).skip(at) {
+            let body = match said {
+                Said::Trace(bytes) => Body::Data(bytes),
+                Said::Tick => Body::Tick,
+                Said::Catalog(version) => Body::Catalog(*version, log.catalogs.get(version)),
+            };
+            let input = Input { offset: offset as u64, append_time_ms: *time, body };
+            stage.apply(&input, &mut batch);
+        }
+        stage.finish(&mut batch);
+        rows.commit(&batch.changes);
+        at = end;
+        if reload {
+            stage = RecordStage::load(setup.clone(), &rows).unwrap();
+        }
+    }
+    rows
+}
+
+fn effects(rows: &Memory) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let (from, to) = whole(Table::Outbox);
+    let mut effects = Vec::new();
+    rows.scan(&from, &to, &mut |key, row| {
+        effects.push((key.to_vec(), row.to_vec()));
+        true
+    })
+    .unwrap();
+    effects
+}
+
+/// Text of each segment.
+fn segments(rows: &Memory) -> BTreeMap<SegmentId, Vec<u8>> {
+    let (from, to) = whole(Table::Chunk);
+    let mut segments: BTreeMap<SegmentId, Vec<u8>> = BTreeMap::new();
+    rows.scan(&from, &to, &mut |key, row| {
+        let (id, _) = SegmentId::parse(key).unwrap();
+        segments.entry(id).or_default().extend(Chunk::decode(row).unwrap().text().unwrap());
+        true
+    })
+    .unwrap();
+    segments
+}
+
+/// Compares two runs and shows where they part.
+fn same<K: std::fmt::Debug + PartialEq>(
+    label: &str,
+    run: Vec<(K, Vec<u8>)>,
+    expected: &[(K, Vec<u8>)],
+) {
+    for (own, other) in run.iter().zip(expected) {
+        let (text, other_text) =
+            (String::from_utf8_lossy(&own.1), String::from_utf8_lossy(&other.1));
+        assert!(own == other, "{label}: {:?} {text}\nbut {:?} {other_text}", own.0, other.0);
+    }
+    assert_eq!(run.len(), expected.len(), "{label}: one run says more");
+}
+
+#[test]
+fn batches_and_restarts_change_nothing_that_leaves() {
+    for seed in 0..60 {
+        let log = log(seed, 400);
+        let whole_run = run(&log, seed, 10_000, false);
+        let texts: Vec<_> = segments(&whole_run).into_iter().collect();
+        let expected = (effects(&whole_run), texts);
+        assert!(expected.0.len() > 20, "seed {seed}: the log makes nothing leave");
+        for (batch_max, reload) in [(1, true), (7, true), (90, true), (23, false)] {
+            let rows = run(&log, seed + 1, batch_max, reload);
+            let label = format!("seed {seed}, batches to {batch_max}");
+            same(&label, effects(&rows), &expected.0);
+            same(&label, segments(&rows).into_iter().collect(), &expected.1);
+        }
+    }
+}
+
+#[test]
+fn files_hold_what_their_effects_say_and_closed_records_count_it() {
+    for seed in 100..130 {
+        let log = log(seed, 600);
+        let rows = run(&log, seed, 50, false);
+        let texts = segments(&rows);
+        let (mut filed, mut counted, mut next) = (0, 0, 0);
+        for (_, row) in effects(&rows) {
+            match Effect::decode(&row).unwrap() {
+                Effect::Segment(file) => {
+                    let (_, text) = texts
+                        .iter()
+                        .find(|(id, _)| {
+                            id.part == file.first_offset
+                                && id.service == file.service
+                                && trailproof_topology::catalog::tracker_text(&id.tracker)
+                                    == file.tracker
+                        })
+                        .unwrap();
+                    let whole = [text.as_slice(), b"\n]\n"].concat();
+                    assert_eq!(whole.len() as u64, file.raw_bytes);
+                    let traces: Vec<Box<serde_json::value::RawValue>> =
+                        serde_json::from_slice(&whole).unwrap();
+                    let mut tree = Frontier::default();
+                    // A stored trace keeps its leading space; the parser gives it without.
+                    for trace in &traces {
+                        let at = whole
+                            .windows(trace.get().len())
+                            .position(|window| window == trace.get().as_bytes())
+                            .unwrap();
+                        let lead = usize::from(whole[at - 1] == b' ');
+                        tree.push(leaf_hash(&whole[at - lead..at + trace.get().len()]));
+                    }
+                    assert_eq!(data_encoding::HEXLOWER.encode(&tree.root()), file.root);
+                    assert_eq!(traces.len() as u64, file.count);
+                    filed += file.count;
+                }
+                Effect::Records(records) if records[0].topic == Topic::Files => {
+                    let Ok(FilesRecord::Closed(closed)) = FilesRecord::decode(&records[0].value)
+                    else {
+                        panic!("the record stage publishes closed records alone");
+                    };
+                    assert_eq!(closed.from, next, "I7: stretches meet");
+                    next = closed.to;
+                    let accounted: u64 = closed.accounts.iter().map(|one| one.received).sum();
+                    let own = closed.ticks + closed.marks + closed.dead_lettered;
+                    assert_eq!(closed.to - closed.from, own + accounted, "I3");
+                    counted += closed
+                        .accounts
+                        .iter()
+                        .flat_map(|one| &one.trackers)
+                        .map(|tracker| tracker.filed)
+                        .sum::<u64>();
+                }
+                Effect::Records(_) | Effect::Objects(_) => {}
+            }
+        }
+        assert_eq!(filed, counted, "seed {seed}");
+        assert_eq!(next, log.records.len() as u64 - 1, "the last tick is in the next stretch");
+    }
+}
