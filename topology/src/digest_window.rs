@@ -100,7 +100,9 @@ fn check_file(file: &File, boundary: &Boundary) -> Result<(), String> {
 
 fn check_closed(closed: &Closed, boundary: &Boundary, ledger: bool) -> Result<(), String> {
     let place = format!("partition {} [{}, {})", closed.partition, closed.from, closed.to);
-    if closed.from != boundary.to || closed.to < closed.from {
+    // The first stretch begins where the log does, which need not be 0.
+    let follows = closed.from == boundary.to || boundary.is_unknown();
+    if !follows || closed.to < closed.from {
         return Err(format!("{place} does not follow offset {}", boundary.to));
     }
     if closed.until_ms < boundary.until_ms || closed.cycle_start_ms > closed.until_ms {
@@ -156,8 +158,16 @@ impl Boundary {
         })
     }
 
+    /// Whether no stretch of the partition has been finished.
+    fn is_unknown(&self) -> bool {
+        self.to == 0 && self.until_ms == 0
+    }
+
     /// Takes in a checked record.
     pub(crate) fn advance(&mut self, closed: &Closed) {
+        if self.is_unknown() {
+            self.digested_to = closed.from;
+        }
         let told = self.open.map_or(0, |(_, told)| told);
         if closed.more {
             let more: u64 = closed.accounts.iter().map(|account| account.received).sum();
