@@ -4,14 +4,17 @@
 //! threads and sockets, behind the ports [`log`], [`store`] and [`object`].
 
 pub mod cli;
+pub mod codec;
 mod command;
 pub mod config;
 
 pub mod log;
 pub mod memory_budget;
 pub mod object;
+pub mod outbox;
 pub mod store;
 
 pub mod clock;
 pub mod metrics;
 pub mod shutdown;
+pub mod worker;

@@ -22,7 +22,7 @@ pub enum Error {
 /// The rows of one partition.
 pub trait StateStore {
     /// A consistent view of the rows.
-    type Snapshot<'a>: Rows<Error = Error>
+    type Snapshot<'a>: Rows<Error = Error> + Sync
     where
         Self: 'a;
 

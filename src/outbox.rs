@@ -1,0 +1,199 @@
+//! The outbox: the fourth hop. Delivers committed effects, in order within each lane.
+//!
+//! A lane's rows are read from the store behind its committed position. Objects are put, at most
+//! [`Limits::puts`] at once; then the records of the rows that are done, and the lanes' new
+//! positions, are appended to the log in one transaction. Rows behind a committed position are
+//! dropped.
+//!
+//! Crash anywhere: the rows come back (from the store, or by replay), objects are found where they
+//! are, with the same content, and the records were appended together with the position or not at
+//! all.
+//!
+//! **Invariant (I9):** a put never overwrites. Other content under a key stops the lane.
+
+pub mod deliver;
+
+use std::sync::Arc;
+
+use trailproof_topology::effect::{Effect, LANES, Lane, OutRecord};
+use trailproof_topology::key::{Key, Table, outbox};
+use trailproof_topology::state::{Changes, Rows};
+
+use crate::codec::Damaged;
+use crate::log::{self, Publisher, Retry};
+use crate::object::{self, ObjectStore};
+use crate::store::{self, StateStore};
+use crate::worker::Progress;
+
+use deliver::deliver;
+
+/// What went wrong in a step.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The log failed.
+    #[error("the log failed")]
+    Log(#[from] log::Error),
+    /// The state store failed.
+    #[error("the state store failed")]
+    Store(#[from] store::Error),
+    /// The object store failed.
+    #[error("the object store failed")]
+    Object(#[from] object::Error),
+    /// A key holds other content than the log gives: an alarm, and nothing was overwritten.
+    #[error("object {bucket}/{object} exists with other content; it was not overwritten. {advice}")]
+    Conflict {
+        /// Its bucket.
+        bucket: String,
+        /// Its key.
+        object: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// A row or chunk is damaged.
+    #[error("the state store is damaged: {0}")]
+    Damaged(String),
+}
+
+impl From<Damaged> for Error {
+    fn from(damaged: Damaged) -> Self {
+        Self::Damaged(damaged.0)
+    }
+}
+
+impl Error {
+    /// When the step may be made again.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Log(error) => error.retry(),
+            Self::Store(store::Error::Unavailable(_)) | Self::Object(_) | Self::Conflict { .. } => {
+                Retry::Later
+            }
+            Self::Store(_) | Self::Damaged(_) => Retry::Never,
+        }
+    }
+}
+
+/// Bounds of one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Effects of a lane in one step.
+    pub effects: usize,
+    /// Bytes of effect rows of a lane in one step, beyond its first row.
+    pub bytes: usize,
+    /// Puts at the same time; 1 makes them on the caller's thread.
+    pub puts: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { effects: 512, bytes: 8 << 20, puts: 4 }
+    }
+}
+
+/// What a step delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Effects.
+    pub effects: usize,
+    /// Objects that are new in the store.
+    pub objects: usize,
+    /// Stored bytes of new objects.
+    pub object_bytes: u64,
+    /// Records appended.
+    pub records: usize,
+}
+
+/// The outbox of one partition.
+pub struct Outbox<P, T> {
+    publisher: P,
+    store: T,
+    objects: Arc<dyn ObjectStore>,
+    progress: Arc<Progress>,
+    limits: Limits,
+}
+
+impl<P, T> Outbox<P, T>
+where
+    P: Publisher,
+    T: std::ops::Deref<Target: StateStore>,
+{
+    /// Reads the lanes' committed positions; the worker must not load its stage before that.
+    ///
+    /// # Errors
+    /// The log's.
+    pub fn open(
+        mut publisher: P,
+        store: T,
+        objects: Arc<dyn ObjectStore>,
+        progress: Arc<Progress>,
+        limits: Limits,
+    ) -> Result<Self, Error> {
+        progress.commit(publisher.committed()?);
+        Ok(Self { publisher, store, objects, progress, limits })
+    }
+
+    /// Delivers what a lane has waiting, up to the limits.
+    ///
+    /// # Errors
+    /// By [`Error::retry`] the step may be made again; what was delivered before the error stays
+    /// delivered and is found again.
+    pub fn step(&mut self, lane: Lane) -> Result<Delivered, Error> {
+        // After a failed publish only the log knows whether it happened.
+        let committed = self.publisher.committed()?;
+        self.progress.commit(committed);
+        let effects = self.waiting(lane, committed[lane as usize])?;
+        if effects.is_empty() {
+            return Ok(Delivered::default());
+        }
+        let (outcomes, failure) = deliver(&*self.store, &*self.objects, &effects, self.limits.puts);
+        let mut delivered = Delivered { effects: outcomes.len(), ..Delivered::default() };
+        let mut records: Vec<OutRecord> = Vec::new();
+        for outcome in outcomes {
+            delivered.objects += outcome.objects;
+            delivered.object_bytes += outcome.object_bytes;
+            records.extend(outcome.records);
+        }
+        delivered.records = records.len();
+        if delivered.effects > 0 {
+            let mut lanes = committed;
+            lanes[lane as usize] += delivered.effects as u64;
+            self.publisher.publish(&records, lanes)?;
+            self.progress.commit(lanes);
+            self.forget(lane, lanes)?;
+        }
+        match failure {
+            Some(error) if delivered.effects == 0 => Err(error),
+            // What is delivered counts first; the next step meets the failure again.
+            _ => Ok(delivered),
+        }
+    }
+
+    /// The lane's effects from `from` on, in order.
+    fn waiting(&self, lane: Lane, from: u64) -> Result<Vec<Effect>, Error> {
+        let end = Key::of(Table::Outbox).u8(lane as u8).range().1;
+        let (mut effects, mut bytes, mut damaged) = (Vec::new(), 0, false);
+        let mut next = from;
+        self.store.snapshot().scan(&outbox(lane, from), &end, &mut |key, row| {
+            bytes += row.len();
+            match Effect::decode(row) {
+                Some(effect) if key == outbox(lane, next) => effects.push(effect),
+                _ => damaged = true,
+            }
+            next += 1;
+            !damaged && effects.len() < self.limits.effects && bytes < self.limits.bytes
+        })?;
+        if damaged {
+            let row = format!("the outbox row {} of lane {lane:?} is not readable", next - 1);
+            return Err(Error::Damaged(row));
+        }
+        Ok(effects)
+    }
+
+    /// Drops the rows that are delivered.
+    fn forget(&self, lane: Lane, lanes: [u64; LANES]) -> Result<(), Error> {
+        let mut changes = Changes::default();
+        changes.delete_range(outbox(lane, 0), outbox(lane, lanes[lane as usize]));
+        Ok(self.store.commit(&changes)?)
+    }
+}

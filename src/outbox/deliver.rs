@@ -1,0 +1,224 @@
+//! Delivering effects: building files, putting objects, telling what became of them.
+
+use sha2::{Digest as _, Sha256};
+use trailproof_topology::catalog::{Compression, tracker_key};
+use trailproof_topology::effect::{BytesObject, Effect, OutRecord, SegmentFile, Topic};
+use trailproof_topology::files::{File, FilesRecord};
+use trailproof_topology::key::{SegmentId, Table};
+use trailproof_topology::state::Rows;
+
+use super::Error;
+use crate::codec::{self, Encoder};
+use crate::object::{self, Metadata, ObjectStore, Put};
+use crate::store::StateStore;
+
+/// What to do about an object with other content.
+const ADVICE: &str = "Move it away if somebody planted it; if this installation's log was \
+                      replaced, give it buckets of its own";
+
+/// What became of one effect.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// Records to publish.
+    pub(super) records: Vec<OutRecord>,
+    /// Objects that are new.
+    pub(super) objects: usize,
+    /// Their stored bytes.
+    pub(super) object_bytes: u64,
+}
+
+/// Delivers effects in order; the outcomes of those before the first failure, and the failure.
+/// Up to `puts` effects are delivered at the same time.
+pub(super) fn deliver<T: StateStore + ?Sized>(
+    store: &T,
+    objects: &dyn ObjectStore,
+    effects: &[Effect],
+    puts: usize,
+) -> (Vec<Outcome>, Option<Error>) {
+    let mut outcomes = Vec::with_capacity(effects.len());
+    let snapshot = store.snapshot();
+    for group in effects.chunks(puts.max(1)) {
+        let needs_threads = puts > 1
+            && group.iter().filter(|effect| !matches!(effect, Effect::Records(_))).count() > 1;
+        let results: Vec<Result<Outcome, Error>> = if needs_threads {
+            in_threads(&snapshot, objects, group)
+        } else {
+            // One at a time stops at the first failure, as a crash would.
+            let mut results = Vec::new();
+            for effect in group {
+                results.push(one(&snapshot, objects, effect));
+                if results.last().is_some_and(Result::is_err) {
+                    break;
+                }
+            }
+            results
+        };
+        for result in results {
+            match result {
+                Ok(outcome) => outcomes.push(outcome),
+                Err(error) => return (outcomes, Some(error)),
+            }
+        }
+    }
+    (outcomes, None)
+}
+
+fn in_threads<R: Rows<Error = crate::store::Error> + Sync>(
+    rows: &R,
+    objects: &dyn ObjectStore,
+    group: &[Effect],
+) -> Vec<Result<Outcome, Error>> {
+    std::thread::scope(|scope| {
+        let running: Vec<_> =
+            group.iter().map(|effect| scope.spawn(|| one(rows, objects, effect))).collect();
+        running
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
+fn one<R: Rows<Error = crate::store::Error>>(
+    rows: &R,
+    objects: &dyn ObjectStore,
+    effect: &Effect,
+) -> Result<Outcome, Error> {
+    match effect {
+        Effect::Records(records) => Ok(Outcome { records: records.clone(), ..Outcome::default() }),
+        Effect::Segment(file) => segment(rows, objects, file),
+        Effect::Objects(list) => {
+            let mut outcome = Outcome::default();
+            for object in list {
+                let bytes = stored_bytes(object)?;
+                if put(objects, object, &bytes)? == Put::Created {
+                    outcome.objects += 1;
+                    outcome.object_bytes += bytes.len() as u64;
+                }
+            }
+            Ok(outcome)
+        }
+    }
+}
+
+fn stored_bytes(object: &BytesObject) -> Result<Vec<u8>, Error> {
+    if object.gzip { Ok(codec::gzip(&object.content)?) } else { Ok(object.content.clone()) }
+}
+
+/// Puts an object whose content is known; one that exists must have the same.
+fn put(objects: &dyn ObjectStore, object: &BytesObject, bytes: &[u8]) -> Result<Put, Error> {
+    let answer = objects.put(&object.bucket, &object.object, bytes, &object.metadata)?;
+    if answer == Put::Exists {
+        let compression = if object.gzip { Compression::Gzip } else { Compression::Json };
+        let found = existing(objects, &object.bucket, &object.object)?;
+        let content = codec::decode(compression, &found.bytes, object.content.len() as u64);
+        let same = content.is_ok_and(|content| content == object.content)
+            && found.metadata == object.metadata;
+        if !same {
+            return Err(conflict(&object.bucket, &object.object));
+        }
+    }
+    Ok(answer)
+}
+
+fn existing(objects: &dyn ObjectStore, bucket: &str, key: &str) -> Result<object::Object, Error> {
+    objects.get(bucket, key)?.ok_or_else(|| {
+        let text = format!("{bucket}/{key} exists for a put and not for a get");
+        object::Error::Unavailable(text).into()
+    })
+}
+
+fn conflict(bucket: &str, object: &str) -> Error {
+    Error::Conflict { bucket: bucket.to_owned(), object: object.to_owned(), advice: ADVICE }
+}
+
+/// Builds and puts a trace file, and completes its `files` record.
+fn segment<R: Rows<Error = crate::store::Error>>(
+    rows: &R,
+    objects: &dyn ObjectStore,
+    file: &SegmentFile,
+) -> Result<Outcome, Error> {
+    let encoded = encode(rows, file, file.compression)?;
+    let sha256 = hex_sha256(&encoded.bytes);
+    let metadata = metadata(file, &sha256);
+    let bytes = encoded.bytes.len() as u64;
+    let (record, created) =
+        match objects.put(&file.bucket, &file.object, &encoded.bytes, &metadata)? {
+            Put::Created => (File::delivered(file, bytes, sha256, encoded.content_sha256), true),
+            Put::Exists => {
+                let found = existing(objects, &file.bucket, &file.object)?.bytes;
+                if found != encoded.bytes {
+                    same_content(rows, file, &found)?;
+                }
+                let found_sha256 = hex_sha256(&found);
+                let length = found.len() as u64;
+                (File::delivered(file, length, found_sha256, encoded.content_sha256), false)
+            }
+        };
+    let record = OutRecord {
+        topic: Topic::Files,
+        partition: Some(file.files_partition),
+        key: file.tracker.clone().into_bytes(),
+        headers: Vec::new(),
+        value: FilesRecord::File(record).encode(),
+    };
+    Ok(Outcome {
+        records: vec![record],
+        objects: usize::from(created),
+        object_bytes: if created { bytes } else { 0 },
+    })
+}
+
+/// Other bytes under our key are fine if they say the same, as another compressor's would.
+fn same_content<R: Rows<Error = crate::store::Error>>(
+    rows: &R,
+    file: &SegmentFile,
+    found: &[u8],
+) -> Result<(), Error> {
+    let content = codec::decode(file.compression, found, file.raw_bytes);
+    let own = encode(rows, file, Compression::Json)?.bytes;
+    if content.is_ok_and(|content| content == own) {
+        return Ok(());
+    }
+    Err(conflict(&file.bucket, &file.object))
+}
+
+fn encode<R: Rows<Error = crate::store::Error>>(
+    rows: &R,
+    file: &SegmentFile,
+    compression: Compression,
+) -> Result<codec::Encoded, Error> {
+    let tracker = tracker_key(&file.tracker)
+        .ok_or_else(|| Error::Damaged(format!("tracker id {} is no UUID", file.tracker)))?;
+    let id = SegmentId {
+        tracker,
+        cycle_ms: file.cycle_start_ms,
+        service: file.service.clone(),
+        part: file.first_offset,
+    };
+    let mut encoder = Encoder::new(compression);
+    for number in 0..file.chunks {
+        let key = id.key(Table::Chunk).u32(number).done();
+        let row = rows
+            .get(&key)?
+            .ok_or_else(|| Error::Damaged(format!("chunk {number} of {} is gone", file.object)))?;
+        encoder.chunk(&row)?;
+    }
+    Ok(encoder.finish()?)
+}
+
+fn metadata(file: &SegmentFile, sha256: &str) -> Metadata {
+    let entries = [
+        ("count", file.count.to_string()),
+        ("first-offset", file.first_offset.to_string()),
+        ("format", "trailproof/file/v1".to_owned()),
+        ("last-offset", file.last_offset.to_string()),
+        ("merkle-root", file.root.clone()),
+        ("partition", file.partition.to_string()),
+        ("sha256", sha256.to_owned()),
+    ];
+    entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn hex_sha256(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(&Sha256::digest(bytes))
+}

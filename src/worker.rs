@@ -1,0 +1,253 @@
+//! The worker: three of the four hops of a record, one batch a step.
+//!
+//! `step` polls a batch of one partition, applies it to the stage, and commits rows, effects and
+//! position in one write (I1). Delivery is the outbox's; both share [`Progress`].
+//!
+//! **Invariant (I10):** a worker stops polling while the outbox is behind by its bound. A commit
+//! that fails throws stage and batch away; the next step loads the stage again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use trailproof_topology::catalog::Catalog;
+use trailproof_topology::effect::LANES;
+use trailproof_topology::input::{Body, Input};
+use trailproof_topology::stage::{Batch, LoadError, Stage};
+
+use crate::log::{self, Kind, Log, RecordBatch};
+use crate::store::{self, StateStore};
+
+/// Bytes of records that one batch takes at most, beyond its last append.
+pub const BATCH_BYTES_MAX: usize = 32 << 20;
+
+/// Effects of one lane that may wait for delivery; past it the worker stops polling.
+pub const BACKLOG_MAX: u64 = 200_000;
+
+/// What went wrong in a step.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The log failed.
+    #[error("the log failed")]
+    Log(#[from] log::Error),
+    /// The state store failed.
+    #[error("the state store failed")]
+    Store(#[from] store::Error),
+}
+
+impl Error {
+    /// When the step may be made again.
+    #[must_use]
+    pub fn retry(&self) -> log::Retry {
+        match self {
+            Self::Log(error) => error.retry(),
+            Self::Store(store::Error::Unavailable(_)) => log::Retry::Later,
+            Self::Store(store::Error::Corrupt(_) | store::Error::Locked(_)) => log::Retry::Never,
+        }
+    }
+
+    /// Whether the rows are damaged, so that the store must be set aside and built again.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Store(store::Error::Corrupt(_)))
+    }
+}
+
+/// What worker and outbox of a partition know of each other.
+#[derive(Debug, Default)]
+pub struct Progress {
+    committed: [AtomicU64; LANES],
+    stored: [AtomicU64; LANES],
+}
+
+impl Progress {
+    /// The delivered position of each lane.
+    #[must_use]
+    pub fn committed(&self) -> [u64; LANES] {
+        self.committed.each_ref().map(|lane| lane.load(Ordering::Acquire))
+    }
+
+    /// Notes what is delivered.
+    pub fn commit(&self, lanes: [u64; LANES]) {
+        for (own, lane) in self.committed.iter().zip(lanes) {
+            own.store(lane, Ordering::Release);
+        }
+    }
+
+    /// The next sequence of each lane, as of the worker's last commit.
+    #[must_use]
+    pub fn stored(&self) -> [u64; LANES] {
+        self.stored.each_ref().map(|lane| lane.load(Ordering::Acquire))
+    }
+
+    fn store(&self, lanes: [u64; LANES]) {
+        for (own, lane) in self.stored.iter().zip(lanes) {
+            own.store(lane, Ordering::Release);
+        }
+    }
+
+    /// Effects of each lane that wait for delivery.
+    #[must_use]
+    pub fn backlog(&self) -> [u64; LANES] {
+        let (stored, committed) = (self.stored(), self.committed());
+        std::array::from_fn(|lane| stored[lane].saturating_sub(committed[lane]))
+    }
+}
+
+/// Finds a version of the catalog; `None` where there is none.
+pub type Catalogs = Arc<dyn Fn(u64) -> Option<Arc<Catalog>> + Send + Sync>;
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Applied and committed this many records of this many bytes.
+    Applied {
+        /// Records.
+        records: usize,
+        /// Bytes of their values.
+        bytes: usize,
+    },
+    /// The partition was idle past a boundary: a tick was appended.
+    Ticked,
+    /// Nothing to do.
+    Idle,
+    /// The outbox is behind by its bound; nothing was polled.
+    Blocked,
+}
+
+/// The worker of one partition.
+pub struct Worker<S: Stage, L, T> {
+    setup: S::Setup,
+    stage: Option<S>,
+    log: L,
+    store: T,
+    catalogs: Catalogs,
+    progress: Arc<Progress>,
+    records: RecordBatch,
+    batch_bytes_max: usize,
+}
+
+impl<S, L, T> Worker<S, L, T>
+where
+    S: Stage,
+    L: Log,
+    T: std::ops::Deref<Target: StateStore>,
+{
+    /// A worker that will load its stage at the first step. `progress` already holds the lanes'
+    /// committed positions.
+    pub fn new(
+        setup: S::Setup,
+        log: L,
+        store: T,
+        catalogs: Catalogs,
+        progress: Arc<Progress>,
+    ) -> Self {
+        Self {
+            setup,
+            stage: None,
+            log,
+            store,
+            catalogs,
+            progress,
+            records: RecordBatch::default(),
+            batch_bytes_max: BATCH_BYTES_MAX,
+        }
+    }
+
+    /// Takes another bound of a batch's bytes; at least one append is always taken.
+    #[must_use]
+    pub fn with_batch_bytes(mut self, batch_bytes_max: usize) -> Self {
+        self.batch_bytes_max = batch_bytes_max;
+        self
+    }
+
+    /// The stage, once loaded.
+    pub fn stage(&mut self) -> Option<&mut S> {
+        self.stage.as_mut()
+    }
+
+    /// The partition's log.
+    pub fn log(&mut self) -> &mut L {
+        &mut self.log
+    }
+
+    /// Waits until the partition holds something new, or `timeout` passes.
+    pub fn wait(&mut self, timeout: Duration) {
+        let next = self.stage.as_ref().map_or(0, |stage| stage.position().next_offset);
+        self.log.wait(next, timeout);
+    }
+
+    /// Takes one step. `committed` is called with the stage after a load and after each commit.
+    ///
+    /// # Errors
+    /// [`Error::Log`], [`Error::Store`]; by [`Error::retry`] the step may be made again.
+    pub fn step(&mut self, committed: &mut dyn FnMut(&mut S)) -> Result<Step, Error> {
+        let mut stage = match self.stage.take() {
+            Some(stage) => stage,
+            None => self.load(committed)?,
+        };
+        let backlog = self.progress.backlog();
+        if backlog.into_iter().any(|waiting| waiting > BACKLOG_MAX) {
+            self.stage = Some(stage);
+            return Ok(Step::Blocked);
+        }
+        let next = stage.position().next_offset;
+        self.records.clear();
+        if let Err(error) = self.log.poll(next, self.batch_bytes_max, &mut self.records) {
+            self.stage = Some(stage);
+            return Err(error.into());
+        }
+        if self.records.is_empty() {
+            let outcome = self.tick(&stage);
+            self.stage = Some(stage);
+            return outcome;
+        }
+        let mut batch = Batch::new(self.progress.committed());
+        self.apply(&mut stage, &mut batch);
+        // From here on an error leaves `self.stage` empty: what was applied is forgotten.
+        self.store.commit(&batch.changes)?;
+        self.progress.store(stage.position().lane_next);
+        committed(&mut stage);
+        self.stage = Some(stage);
+        Ok(Step::Applied { records: self.records.len(), bytes: self.records.bytes_len() })
+    }
+
+    fn load(&mut self, committed: &mut dyn FnMut(&mut S)) -> Result<S, Error> {
+        let loaded = S::load(self.setup.clone(), &self.store.snapshot());
+        let mut stage = loaded.map_err(|error| match error {
+            LoadError::Store(error) => error,
+            LoadError::Damage(damage) => store::Error::Corrupt(damage.to_string()),
+        })?;
+        self.progress.store(stage.position().lane_next);
+        committed(&mut stage);
+        Ok(stage)
+    }
+
+    fn tick(&mut self, stage: &S) -> Result<Step, Error> {
+        match stage.next_boundary_ms() {
+            Some(boundary) if self.log.now_ms() >= boundary => {
+                self.log.tick()?;
+                Ok(Step::Ticked)
+            }
+            _ => Ok(Step::Idle),
+        }
+    }
+
+    fn apply(&mut self, stage: &mut S, batch: &mut Batch) {
+        for record in self.records.iter() {
+            let catalog;
+            let body = match record.kind {
+                Kind::Data => Body::Data(record.value),
+                Kind::Tick => Body::Tick,
+                Kind::Catalog(version) => {
+                    catalog = (self.catalogs)(version);
+                    Body::Catalog(version, catalog.as_deref())
+                }
+                Kind::Unknown => Body::Unknown(record.value),
+            };
+            let append_time_ms = record.append_time_ms;
+            stage.apply(&Input { offset: record.offset, append_time_ms, body }, batch);
+        }
+        stage.finish(batch);
+    }
+}
