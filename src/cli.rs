@@ -41,6 +41,12 @@ Examples:
     /// Describe the topology, the tables, the formats or the configuration
     #[command(before_help = "Examples:\n  trailproof describe\n  trailproof describe config")]
     Describe(command::describe::Arguments),
+    /// Make, show or export the keys that sign digests and checkpoints
+    #[command(before_help = "\
+Examples:
+  trailproof keys generate --dir /var/lib/trailproof/keys --passphrase-file /etc/trailproof/pass
+  trailproof keys export --form pem > trailproof.pub.pem")]
+    Keys(command::keys::Arguments),
 }
 
 /// Settings of commands that start or check the server.
@@ -84,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Run(settings) => command::run::run(&settings),
         Command::Check(settings) => command::check::run(&settings),
         Command::Describe(arguments) => command::describe::run(&arguments),
+        Command::Keys(arguments) => command::keys::run(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,6 +4,7 @@
 
 pub(crate) mod check;
 pub(crate) mod describe;
+pub(crate) mod keys;
 pub(crate) mod run;
 
 /// Why a command did not do what was asked.
@@ -21,7 +22,6 @@ impl Failure {
         Self { code, text: text.into(), broken_pipe: false }
     }
 
-    #[expect(dead_code, reason = "the client commands use it")]
     /// Could not run, because of `error` and what it says of its causes.
     pub(crate) fn because(what: &str, error: &dyn std::error::Error) -> Self {
         let mut text = format!("{what}: {error}");

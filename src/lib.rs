@@ -8,10 +8,12 @@ pub mod codec;
 mod command;
 pub mod config;
 
+pub mod keys;
 pub mod log;
 pub mod memory_budget;
 pub mod object;
 pub mod outbox;
+pub mod signer;
 pub mod store;
 
 pub mod clock;
