@@ -3,6 +3,7 @@
 //! This crate is the shell around the pure core `trailproof_topology`: it owns clocks, files,
 //! threads and sockets, behind the ports [`log`], [`store`] and [`object`].
 
+pub mod api;
 pub mod cli;
 pub mod codec;
 mod command;
