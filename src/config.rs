@@ -258,7 +258,7 @@ fn catalog(reader: &mut Reader, raw: &RawConfig, partitions: u64, dev: bool) -> 
             reader.problem(key, "is not in whole seconds, which the names of files have");
         }
     }
-    if !cycle.is_zero() && digest.as_millis() % cycle.as_millis() != 0 {
+    if !cycle.is_zero() && !digest.as_millis().is_multiple_of(cycle.as_millis()) {
         let text = format!(
             "{} is not a multiple of cycle, which is {}",
             units::duration_text(digest),

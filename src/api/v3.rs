@@ -97,10 +97,9 @@ fn selection(
         let (event, recorded) = (Period::ALWAYS, Period::ALWAYS);
         return Ok(Selection { trackers, filters, event, recorded });
     }
-    if let Some(rating) = params::last(params, "trace_rating") {
-        if kind == TrackerKind::System && !["normal", "warning", "incident"].contains(&rating) {
-            return Err(ApiError::bad_query("trace_rating takes normal, warning or incident"));
-        }
+    let rating = params::last(params, "trace_rating").filter(|_| kind == TrackerKind::System);
+    if rating.is_some_and(|rating| !["normal", "warning", "incident"].contains(&rating)) {
+        return Err(ApiError::bad_query("trace_rating takes normal, warning or incident"));
     }
     let usable = if kind == TrackerKind::System { &SYSTEM_FILTERS[..] } else { &DATA_FILTERS[..] };
     filters.extend(
@@ -208,10 +207,10 @@ fn marker(
     place: Place,
     id: Option<String>,
 ) -> ApiResult<String> {
-    if let Some(id) = id {
-        if places(backend, &query.selection, &id)? == [place] {
-            return Ok(id);
-        }
+    if let Some(id) = id
+        && places(backend, &query.selection, &id)? == [place]
+    {
+        return Ok(id);
     }
     Ok(format!("{PLACE_MARK}{}", params::write_cursor(&place, Order::Newest)))
 }

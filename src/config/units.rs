@@ -53,7 +53,8 @@ pub fn size(text: &str) -> Result<u64, String> {
 #[must_use]
 pub fn duration_text(length: Duration) -> String {
     let millis = length.as_millis() as u64;
-    let whole = DURATIONS.iter().rev().find(|(_, unit)| millis >= *unit && millis % *unit == 0);
+    let whole =
+        DURATIONS.iter().rev().find(|(_, unit)| millis >= *unit && millis.is_multiple_of(*unit));
     let (name, unit) = whole.unwrap_or(&("ms", 1));
     format!("{}{name}", millis / unit)
 }
@@ -62,7 +63,7 @@ pub fn duration_text(length: Duration) -> String {
 #[must_use]
 pub fn size_text(bytes: u64) -> String {
     for (name, unit) in SIZES[..3].iter().rev() {
-        if bytes >= *unit && bytes % *unit == 0 {
+        if bytes >= *unit && bytes.is_multiple_of(*unit) {
             return format!("{}{name}", bytes / unit);
         }
     }
@@ -75,8 +76,8 @@ pub fn spoken(length: Duration) -> String {
     let seconds = length.as_secs();
     match seconds {
         0 => format!("{} ms", length.as_millis()),
-        _ if seconds % 3_600 == 0 => format!("{} h", seconds / 3_600),
-        _ if seconds % 60 == 0 && seconds > 60 => format!("{} min", seconds / 60),
+        _ if seconds.is_multiple_of(3_600) => format!("{} h", seconds / 3_600),
+        _ if seconds.is_multiple_of(60) && seconds > 60 => format!("{} min", seconds / 60),
         _ => format!("{seconds} s"),
     }
 }
