@@ -21,3 +21,5 @@ pub mod clock;
 pub mod metrics;
 pub mod shutdown;
 pub mod worker;
+
+mod fault;

@@ -3,6 +3,8 @@
 //! The log is the write-ahead log, so a store may lose its newest commits at a crash, but only
 //! whole ones and only from the end. The adapters are `rocks` (RocksDB) and the simulator's.
 
+pub mod rocks;
+
 use trailproof_topology::state::{Changes, Rows};
 
 /// What went wrong at a state store.

@@ -6,5 +6,9 @@
 mod embedded;
 #[path = "conformance/log.rs"]
 mod log;
+#[path = "conformance/rocks.rs"]
+mod rocks;
+#[path = "conformance/store.rs"]
+mod store;
 #[path = "conformance/tmpfs.rs"]
 mod tmpfs;

@@ -26,6 +26,7 @@ use trailproof_topology::input::{Millis, Offset};
 
 use super::row::RowView;
 use super::{Layout, Options};
+use crate::fault::{Fault, fault, headless};
 use crate::log::Error;
 
 const FORMAT: u8 = 1;
@@ -92,6 +93,11 @@ fn decode_words<const N: usize>(bytes: &[u8]) -> Option<[u64; N]> {
 
 /// Opens the database.
 pub(super) fn open(path: &Path, options: &Options) -> Result<DB, Error> {
+    let headless = headless(path)
+        .map_err(|error| Error::Unavailable(format!("{}: {error}", path.display())))?;
+    if let Some(why) = headless {
+        return Err(damaged(path, &why));
+    }
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(options.memory.cache());
     table.set_cache_index_and_filter_blocks(true);
@@ -111,6 +117,8 @@ pub(super) fn open(path: &Path, options: &Options) -> Result<DB, Error> {
     db.set_paranoid_checks(true);
     db.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     db.set_track_and_verify_wals_in_manifest(true);
+    db.set_stats_dump_period_sec(0);
+    db.set_stats_persist_period_sec(0);
     db.set_keep_log_file_num(4);
     db.set_max_log_file_size(4 << 20);
     db.set_log_level(LogLevel::Warn);
@@ -119,29 +127,18 @@ pub(super) fn open(path: &Path, options: &Options) -> Result<DB, Error> {
 
 /// Says what an error of RocksDB means for the log at `path`.
 pub(super) fn classify(path: &Path, error: &rocksdb::Error) -> Error {
-    let text = error.to_string();
-    if text.contains("lock hold by current process") || text.contains("While lock file") {
-        return Error::Fenced(format!(
+    match fault(error) {
+        Fault::Locked => Error::Fenced(format!(
             "the log in {}; stop that process, or choose another data folder",
             path.display()
-        ));
-    }
-    if text.contains("No space left on device") || text.contains("Disk quota exceeded") {
-        return Error::Unavailable(format!(
+        )),
+        Fault::DiskFull => Error::Unavailable(format!(
             "the disk of {} is full; the log goes on by itself when there is space",
             path.display()
-        ));
+        )),
+        Fault::Damaged => damaged(path, error.as_ref()),
+        Fault::Other => Error::Unavailable(format!("{}: {error}", path.display())),
     }
-    let damaged = error.kind() == rocksdb::ErrorKind::Corruption
-        || text.contains("No such file or directory")
-        || text.contains("does not exist");
-    if damaged {
-        return Error::Corrupt(format!(
-            "{}: {text}; restore the folder from a backup",
-            path.display()
-        ));
-    }
-    Error::Unavailable(format!("{}: {text}", path.display()))
 }
 
 /// Checks the format and the numbers of partitions, and writes down what is new.
