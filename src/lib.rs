@@ -10,6 +10,7 @@ mod command;
 pub mod config;
 
 pub mod keys;
+pub mod indexer;
 pub mod log;
 pub mod memory_budget;
 pub mod object;
@@ -23,3 +24,4 @@ pub mod shutdown;
 pub mod worker;
 
 mod fault;
+pub mod view;

@@ -32,6 +32,7 @@ pub mod query;
 pub mod record;
 pub mod route;
 pub mod rule;
+pub mod run;
 pub mod segment;
 pub mod sign;
 pub mod stage;

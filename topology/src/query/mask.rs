@@ -1,0 +1,248 @@
+//! Masks: which traces of a block match, a bit each, and the tests that clear bits.
+
+/// The matching traces of a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mask {
+    words: Vec<u64>,
+    count: usize,
+}
+
+impl Mask {
+    /// All of `count` traces.
+    #[must_use]
+    pub fn full(count: usize) -> Self {
+        let mut words = vec![u64::MAX; count.div_ceil(64)];
+        if !count.is_multiple_of(64)
+            && let Some(last) = words.last_mut()
+        {
+            *last = (1 << (count % 64)) - 1;
+        }
+        Self { words, count }
+    }
+
+    /// Traces in the block.
+    #[must_use]
+    pub fn block_len(&self) -> usize {
+        self.count
+    }
+
+    /// Matching traces.
+    #[must_use]
+    pub fn ones(&self) -> usize {
+        self.words.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// Whether every trace matches.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.ones() == self.count
+    }
+
+    /// Whether none matches.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
+    }
+
+    /// Whether a trace matches.
+    #[must_use]
+    pub fn has(&self, at: usize) -> bool {
+        self.words[at / 64] >> (at % 64) & 1 == 1
+    }
+
+    /// Clears a trace.
+    pub fn clear(&mut self, at: usize) {
+        self.words[at / 64] &= !(1 << (at % 64));
+    }
+
+    /// Clears all traces but those in `range`.
+    pub fn keep_range(&mut self, range: std::ops::Range<usize>) {
+        for (at, word) in self.words.iter_mut().enumerate() {
+            let below = |end: usize| match end.saturating_sub(at * 64) {
+                0 => 0,
+                bits @ 1..64 => (1u64 << bits) - 1,
+                _ => u64::MAX,
+            };
+            *word &= below(range.end) & !below(range.start);
+        }
+    }
+
+    /// The matching traces, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = usize> {
+        self.words.iter().enumerate().flat_map(|(at, word)| {
+            let mut left = *word;
+            std::iter::from_fn(move || {
+                (left != 0).then(|| {
+                    let bit = left.trailing_zeros() as usize;
+                    left &= left - 1;
+                    at * 64 + bit
+                })
+            })
+        })
+    }
+
+    /// The words, 64 traces each.
+    #[must_use]
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// Clears the traces whose number `keep` refuses. `numbers` are those of the whole block.
+    pub fn keep_numbers(&mut self, numbers: &[i64], keep: &std::ops::Range<i64>) {
+        for (word, numbers) in self.words.iter_mut().zip(numbers.chunks(64)) {
+            if *word != 0 {
+                *word &= bits(numbers, |number| keep.contains(number));
+            }
+        }
+    }
+
+    /// Clears the traces whose code is not in `set`.
+    pub fn keep_codes(&mut self, codes: &[u16], set: &CodeSet) {
+        for (word, codes) in self.words.iter_mut().zip(codes.chunks(64)) {
+            if *word != 0 {
+                *word &= bits(codes, |code| set.has(*code));
+            }
+        }
+    }
+
+    /// Clears the traces whose packed code is not in `set`. `row` has the length that `width` and
+    /// the block demand.
+    pub fn keep_packed(&mut self, row: &[u8], width: u8, set: &CodeSet) {
+        match width {
+            1 | 2 | 4 | 8 => {
+                let table = set.table(width);
+                let step = 8 / usize::from(width);
+                for (word, bytes) in self.words.iter_mut().zip(row.chunks(8 * usize::from(width))) {
+                    if *word != 0 {
+                        let mut found = 0;
+                        for (at, byte) in bytes.iter().enumerate() {
+                            found |= u64::from(table[usize::from(*byte)]) << (at * step);
+                        }
+                        *word &= found;
+                    }
+                }
+            }
+            _ => {
+                let one = set.single();
+                for (word, pairs) in self.words.iter_mut().zip(row.chunks(128)) {
+                    if *word == 0 {
+                        continue;
+                    }
+                    let pairs = pairs.as_chunks::<2>().0;
+                    *word &= match one {
+                        Some(one) => {
+                            let one = one.to_le_bytes();
+                            bits(pairs, |pair| *pair == one)
+                        }
+                        None => bits(pairs, |pair| set.has(u16::from_le_bytes(*pair))),
+                    };
+                }
+            }
+        }
+    }
+}
+
+fn bits<T>(items: &[T], test: impl Fn(&T) -> bool) -> u64 {
+    items.iter().enumerate().fold(0, |bits, (at, item)| bits | (u64::from(test(item)) << at))
+}
+
+/// A set of dictionary codes.
+#[derive(Clone, Debug)]
+pub struct CodeSet {
+    /// The listed codes, ascending.
+    codes: Vec<u16>,
+    /// Whether the set is all codes but the listed ones.
+    inverted: bool,
+    /// A bit per code.
+    bitmap: Box<[u64]>,
+}
+
+impl CodeSet {
+    /// The listed codes, or all others.
+    #[must_use]
+    pub fn new(mut codes: Vec<u16>, inverted: bool) -> Self {
+        codes.sort_unstable();
+        codes.dedup();
+        let mut bitmap = vec![if inverted { u64::MAX } else { 0 }; 1024].into_boxed_slice();
+        for code in &codes {
+            bitmap[usize::from(*code) / 64] ^= 1 << (code % 64);
+        }
+        Self { codes, inverted, bitmap }
+    }
+
+    /// Whether the set has a code.
+    #[inline]
+    #[must_use]
+    pub fn has(&self, code: u16) -> bool {
+        self.bitmap[usize::from(code >> 6)] >> (code & 63) & 1 == 1
+    }
+
+    /// Whether the set has no code.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.codes.is_empty() && !self.inverted
+    }
+
+    fn single(&self) -> Option<u16> {
+        match (self.inverted, self.codes.as_slice()) {
+            (false, [one]) => Some(*one),
+            _ => None,
+        }
+    }
+
+    /// For each byte of packed codes: which of its codes are in the set.
+    fn table(&self, width: u8) -> [u8; 256] {
+        let mask = if width == 8 { 0xff } else { (1u16 << width) - 1 };
+        std::array::from_fn(|byte| {
+            (0..8 / width).fold(0, |bits, at| {
+                let code = (byte as u16) >> (at * width) & mask;
+                bits | (u8::from(self.has(code)) << at)
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pack;
+
+    #[test]
+    fn packed_and_plain_codes_agree() {
+        for max in [1u16, 3, 15, 255, u16::MAX] {
+            for count in [1usize, 63, 64, 65, 1000] {
+                let codes: Vec<u16> =
+                    (0..count).map(|at| (at as u16).wrapping_mul(40_503) & max).collect();
+                let mut row = Vec::new();
+                let width = pack::width_of(max);
+                pack::put_codes(&mut row, &codes, width);
+                for set in [
+                    CodeSet::new(vec![1], false),
+                    CodeSet::new(vec![0, 1, 2], false),
+                    CodeSet::new(vec![0, codes[count / 2]], true),
+                    CodeSet::new(vec![], true),
+                ] {
+                    let (mut packed, mut plain) = (Mask::full(count), Mask::full(count));
+                    packed.keep_packed(&row, width, &set);
+                    plain.keep_codes(&codes, &set);
+                    assert_eq!(packed, plain);
+                    let wanted: Vec<usize> = (0..count).filter(|at| set.has(codes[*at])).collect();
+                    assert_eq!(packed.iter().collect::<Vec<_>>(), wanted);
+                    assert_eq!(packed.ones(), wanted.len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ranges_keep_what_is_inside() {
+        for count in [1usize, 64, 130] {
+            for range in [0..0, 0..1, 5..64, 63..65, 64..130, 0..200] {
+                let mut mask = Mask::full(count);
+                mask.keep_range(range.clone());
+                let wanted: Vec<usize> = (0..count).filter(|at| range.contains(at)).collect();
+                assert_eq!(mask.iter().collect::<Vec<_>>(), wanted, "{count} {range:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Tallies: how often each value occurs.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Most distinct values a tally takes.
+pub const VALUES_MAX: usize = 1_000_000;
+
+/// Counts by value. Values that come after [`VALUES_MAX`] distinct ones are not counted, and the
+/// tally says so.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+    /// Per slot: one more than an entry's index, and the upper half of its hash.
+    slots: Vec<u64>,
+    overflow: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    hash: u64,
+    start: u32,
+    length: u32,
+    count: u64,
+}
+
+impl Tally {
+    /// Adds `count` occurrences of a value.
+    pub fn add(&mut self, value: &[u8], count: u64) {
+        if self.entries.len() * 2 >= self.slots.len() {
+            self.grow();
+        }
+        let (hash, mask) = (xxh3_64(value), self.slots.len() - 1);
+        let mut at = hash as usize & mask;
+        loop {
+            let slot = self.slots[at];
+            if slot == 0 {
+                break;
+            }
+            if slot >> 32 == hash >> 32 {
+                let entry = &mut self.entries[(slot as u32 - 1) as usize];
+                let known = &self.bytes[entry.start as usize..][..entry.length as usize];
+                if known == value {
+                    entry.count += count;
+                    return;
+                }
+            }
+            at = (at + 1) & mask;
+        }
+        if self.entries.len() >= VALUES_MAX || self.bytes.len() + value.len() > u32::MAX as usize {
+            self.overflow = true;
+            return;
+        }
+        let (start, length) = (self.bytes.len() as u32, value.len() as u32);
+        self.bytes.extend_from_slice(value);
+        self.entries.push(Entry { hash, start, length, count });
+        self.slots[at] = (hash >> 32 << 32) | self.entries.len() as u64;
+    }
+
+    /// Adds all of another tally.
+    pub fn merge(&mut self, other: &Self) {
+        for entry in &other.entries {
+            self.add(other.value(entry), entry.count);
+        }
+        self.overflow |= other.overflow;
+    }
+
+    /// Distinct values.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing was counted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether values were left out.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.overflow
+    }
+
+    /// The most frequent values, at most `wanted`; equally frequent ones in order of value.
+    #[must_use]
+    pub fn top(&self, wanted: usize) -> Vec<(Vec<u8>, u64)> {
+        let mut ranked: Vec<&Entry> = self.entries.iter().collect();
+        let order = |a: &&Entry, b: &&Entry| {
+            b.count.cmp(&a.count).then_with(|| self.value(a).cmp(self.value(b)))
+        };
+        if wanted < ranked.len() && wanted > 0 {
+            ranked.select_nth_unstable_by(wanted - 1, order);
+        }
+        ranked.truncate(wanted);
+        ranked.sort_unstable_by(order);
+        ranked.into_iter().map(|entry| (self.value(entry).to_vec(), entry.count)).collect()
+    }
+
+    fn value(&self, entry: &Entry) -> &[u8] {
+        &self.bytes[entry.start as usize..][..entry.length as usize]
+    }
+
+    fn grow(&mut self) {
+        let size = (self.slots.len() * 4).max(64);
+        self.slots = vec![0; size];
+        for (entry, number) in self.entries.iter().zip(1u64..) {
+            let mut at = entry.hash as usize & (size - 1);
+            while self.slots[at] != 0 {
+                at = (at + 1) & (size - 1);
+            }
+            self.slots[at] = (entry.hash >> 32 << 32) | number;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_add_up_and_the_most_frequent_come_first() {
+        let mut tally = Tally::default();
+        for at in 0..5_000u32 {
+            tally.add(format!("value {}", at % 700).as_bytes(), u64::from(at % 3));
+        }
+        let mut twice = tally.clone();
+        twice.merge(&tally);
+        assert_eq!(tally.len(), 700);
+        let (once, all) = (tally.top(10), twice.top(1_000));
+        assert_eq!(all.len(), 700);
+        assert_eq!(all.iter().map(|(_, count)| count).sum::<u64>(), 2 * 4_999);
+        for (one, two) in once.iter().zip(&all) {
+            assert_eq!((&one.0, one.1 * 2), (&two.0, two.1));
+        }
+        assert!(all.windows(2).all(|w| (w[1].1, &w[0].0) < (w[0].1, &w[1].0)));
+        assert!(tally.top(0).is_empty() && !tally.is_cut());
+    }
+}

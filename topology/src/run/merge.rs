@@ -1,0 +1,433 @@
+//! Making a run: from columns, or from smaller runs. Both are the same merge.
+//!
+//! The sources' traces are put in offset order once, as a plan; within a source they are in that
+//! order already, so every attribute is then one pass over the plan that reads each source forward.
+//! Memory is the plan and one attribute's dictionary, whatever the size of the run.
+
+use crate::attribute::{ATTRIBUTES, Attribute};
+use crate::columns::{Columns, value_hash};
+use crate::input::{Millis, Offset};
+use crate::pack;
+use crate::run::dictionary::{self, Writer};
+use crate::run::place::Places;
+use crate::run::reader::{Run, encode_bucket};
+use crate::run::union::{Remap, Union};
+use crate::run::{
+    BLOCK, ChunkId, Header, NO_ATTRIBUTE, Read, Readable, RunId, SPREAD_MIN, Section, Shape,
+    TRACES_MAX, Zone,
+};
+use crate::state::Changes;
+
+/// Most sources of one merge: the plan has a byte for them.
+pub const SOURCES_MAX: usize = 256;
+
+/// What a run is made from.
+#[derive(Debug)]
+pub enum Source<'a, R> {
+    /// Columns of a closed chunk.
+    Columns(ChunkId, Box<Columns>),
+    /// A smaller run.
+    Run(Run<'a, R>),
+}
+
+impl<R: Readable> Source<'_, R> {
+    /// Traces in the source.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Columns(_, columns) => columns.len(),
+            Self::Run(run) => run.header.count,
+        }
+    }
+
+    fn codes(&self, attribute: Attribute, block: usize, codes: &mut Vec<u16>) -> Read<(), R> {
+        match self {
+            Self::Columns(_, columns) => {
+                codes.extend_from_slice(&columns.attributes[attribute as usize].codes);
+                Ok(())
+            }
+            Self::Run(run) => run.codes(attribute, block, codes),
+        }
+    }
+
+    fn times(&self, section: Section, block: usize, numbers: &mut Vec<i64>) -> Read<(), R> {
+        match self {
+            Self::Columns(_, columns) if section == Section::StreamTimes => {
+                numbers.extend_from_slice(&columns.stream_times_ms);
+                Ok(())
+            }
+            Self::Columns(_, columns) => {
+                numbers.extend_from_slice(&columns.times_ms);
+                Ok(())
+            }
+            Self::Run(run) => run.times(section, block, numbers),
+        }
+    }
+
+    fn is_hashed(&self, attribute: Attribute) -> bool {
+        match self {
+            Self::Columns(..) => attribute == Attribute::TraceId,
+            Self::Run(run) => run.shape(attribute) == Shape::Hashes,
+        }
+    }
+
+    /// Visits the values of a dictionary.
+    fn visit_values(&self, attribute: Attribute, visit: &mut dyn FnMut(u16, &[u8])) -> Read<(), R> {
+        match self {
+            Self::Columns(_, columns) => {
+                let values = columns.attributes[attribute as usize].values();
+                (1..).zip(values).for_each(|(code, value)| visit(code, value));
+                Ok(())
+            }
+            Self::Run(run) => {
+                let (id, blocks) = (&run.header.id, run.header.zones.len());
+                dictionary::visit_from(run.rows, id, attribute as u8, blocks, b"", &mut |value| {
+                    visit(value.code, value.bytes);
+                    true
+                })
+            }
+        }
+    }
+}
+
+/// A run in the making.
+#[derive(Debug)]
+pub struct Merge<'s, 'a, R> {
+    sources: &'s [Source<'a, R>],
+    /// Per ordinal: the offset, then 8 bits of source.
+    plan: Vec<u64>,
+    header: Header,
+}
+
+impl<'s, 'a, R: Readable> Merge<'s, 'a, R> {
+    /// Plans a run of `level` over 1 to [`SOURCES_MAX`] sources of one tracker and day, which hold
+    /// together 1 to [`TRACES_MAX`] traces. `columns_from_ms`: see [`Header`].
+    ///
+    /// # Errors
+    /// The store's, or a damaged row.
+    ///
+    /// # Panics
+    /// Where the sources are outside these bounds.
+    pub fn plan(
+        day: u16,
+        level: u8,
+        columns_from_ms: Millis,
+        sources: &'s [Source<'a, R>],
+    ) -> Read<Self, R> {
+        let count: usize = sources.iter().map(Source::count).sum();
+        assert!(sources.len() <= SOURCES_MAX, "a run is made from at most {SOURCES_MAX} sources");
+        assert!((1..=TRACES_MAX).contains(&count), "a run holds 1 to {TRACES_MAX} traces");
+        let mut plan = Vec::with_capacity(count);
+        let mut tracker = [0; 16];
+        for (at, source) in (0u64..).zip(sources) {
+            let mut add = |offsets: &[Offset]| plan.extend(offsets.iter().map(|o| (o << 8) | at));
+            match source {
+                Source::Columns(chunk, columns) => {
+                    tracker = chunk.segment.tracker;
+                    add(&columns.offsets);
+                }
+                Source::Run(run) => {
+                    tracker = run.header.id.tracker;
+                    for block in 0..run.header.zones.len() {
+                        add(&run.places(block)?.offsets);
+                    }
+                }
+            }
+        }
+        // Stable, because it profits from the sources being sorted.
+        plan.sort();
+        let first_offset = plan[0] >> 8;
+        let header = Header {
+            id: RunId { day, tracker, first_offset, level },
+            count,
+            last_offset: plan[count - 1] >> 8,
+            stream_max_ms: 0,
+            columns_from_ms,
+            shapes: [Shape::Absent; ATTRIBUTES],
+            zones: Vec::with_capacity(count.div_ceil(BLOCK)),
+        };
+        Ok(Self { sources, plan, header })
+    }
+
+    /// The header; complete after [`Merge::write`].
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Writes all rows but the header: removes what an earlier attempt may have left, then one set
+    /// of changes for the times and one for each attribute.
+    ///
+    /// # Errors
+    /// The store's, a damaged row, or what `sink` returns.
+    pub fn write(&mut self, sink: &mut dyn FnMut(Changes) -> Read<(), R>) -> Read<(), R> {
+        let mut changes = Changes::default();
+        let (from, to) = self.header.id.data();
+        changes.delete_range(from, to);
+        self.times(&mut changes)?;
+        self.places(&mut changes)?;
+        sink(changes)?;
+        for attribute in Attribute::ALL {
+            let mut changes = Changes::default();
+            self.attribute(attribute, &mut changes)?;
+            if !changes.list.is_empty() {
+                sink(changes)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn times(&mut self, changes: &mut Changes) -> Read<(), R> {
+        let id = self.header.id;
+        for section in [Section::StreamTimes, Section::Times] {
+            let mut feeds = vec![Feed::default(); self.sources.len()];
+            let mut numbers = Vec::with_capacity(BLOCK);
+            for (block, plan) in self.plan.chunks(BLOCK).enumerate() {
+                numbers.clear();
+                for entry in plan {
+                    let at = usize::from(*entry as u8);
+                    numbers
+                        .push(feeds[at].next(|block, buffer| {
+                            self.sources[at].times(section, block, buffer)
+                        })?);
+                }
+                let mut row = Vec::with_capacity(numbers.len() * 3);
+                pack::put_numbers(&mut row, &numbers);
+                changes.put(id.section(section, NO_ATTRIBUTE).u32(block as u32).done(), row);
+                let (first, last) = (numbers[0], numbers[numbers.len() - 1]);
+                if section == Section::StreamTimes {
+                    self.header.stream_max_ms = last;
+                    self.header.zones.push(Zone {
+                        first_offset: plan[0] >> 8,
+                        stream_min_ms: first,
+                        time_min_ms: 0,
+                        time_max_ms: 0,
+                    });
+                } else {
+                    let zone = &mut self.header.zones[block];
+                    zone.time_min_ms = numbers.iter().copied().min().unwrap_or(0);
+                    zone.time_max_ms = numbers.iter().copied().max().unwrap_or(0);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn places(&self, changes: &mut Changes) -> Read<(), R> {
+        let mut feeds = vec![PlaceFeed::default(); self.sources.len()];
+        for (block, plan) in self.plan.chunks(BLOCK).enumerate() {
+            let mut places = Places::default();
+            feeds.iter_mut().for_each(PlaceFeed::forget);
+            for entry in plan {
+                let at = usize::from(*entry as u8);
+                places.offsets.push(entry >> 8);
+                let code = feeds[at].next(&self.sources[at], &mut places.chunks)?;
+                places.codes.push(code);
+            }
+            let id = &self.header.id;
+            let key = id.section(Section::Places, NO_ATTRIBUTE).u32(block as u32).done();
+            changes.put(key, places.encode());
+        }
+        Ok(())
+    }
+
+    fn attribute(&mut self, attribute: Attribute, changes: &mut Changes) -> Read<(), R> {
+        let mut union = Union::default();
+        let mut hashed = self.sources.iter().any(|source| source.is_hashed(attribute));
+        if !hashed {
+            for (at, source) in self.sources.iter().enumerate() {
+                union.begin(at);
+                source.visit_values(attribute, &mut |code, value| union.push(code, value))?;
+            }
+            hashed = !union.sort();
+        }
+        if hashed {
+            self.header.shapes[attribute as usize] = Shape::Hashes;
+            return self.hashes(attribute, changes);
+        }
+        let values = union.len();
+        let remap = union.remap(self.sources.len());
+        let mut counts = vec![0u32; values + 1];
+        let mut blocks = vec![0u128; values + 1];
+        let shape = &mut self.header.shapes[attribute as usize];
+        *shape = Shape::Absent;
+        if values > 0 {
+            let width = pack::width_of(values as u16);
+            let before = changes.list.len();
+            self.codes(attribute, &remap, width, (&mut counts, &mut blocks), changes)?;
+            let everywhere = values == 1 && counts[1] as usize == self.header.count;
+            if everywhere {
+                changes.list.truncate(before);
+            }
+            let width = if everywhere { 0 } else { width };
+            let shape = &mut self.header.shapes[attribute as usize];
+            *shape = Shape::Dictionary { values: values as u16, width };
+            let zones = self.header.zones.len();
+            let mut writer = Writer::new(self.header.id, attribute as u8, zones, changes);
+            for (at, value) in union.values().enumerate() {
+                writer.push(value, counts[at + 1], blocks[at + 1]);
+            }
+            writer.finish();
+        }
+        Ok(())
+    }
+
+    fn codes(
+        &self,
+        attribute: Attribute,
+        remap: &Remap,
+        width: u8,
+        (counts, blocks): (&mut [u32], &mut [u128]),
+        changes: &mut Changes,
+    ) -> Read<(), R> {
+        let mut feeds = vec![Feed::default(); self.sources.len()];
+        let mut codes = Vec::with_capacity(BLOCK);
+        for (block, plan) in self.plan.chunks(BLOCK).enumerate() {
+            codes.clear();
+            for entry in plan {
+                let at = usize::from(*entry as u8);
+                let local = feeds[at]
+                    .next(|block, buffer| self.sources[at].codes(attribute, block, buffer))?;
+                let code = remap.code(at, local);
+                counts[usize::from(code)] += 1;
+                blocks[usize::from(code)] |= 1 << block;
+                codes.push(code);
+            }
+            let mut row = Vec::with_capacity(pack::codes_len(codes.len(), width));
+            pack::put_codes(&mut row, &codes, width);
+            let id = &self.header.id;
+            changes.put(id.section(Section::Codes, attribute as u8).u32(block as u32).done(), row);
+        }
+        Ok(())
+    }
+
+    fn hashes(&self, attribute: Attribute, changes: &mut Changes) -> Read<(), R> {
+        let mut ordinals: Vec<Vec<u32>> =
+            self.sources.iter().map(|source| Vec::with_capacity(source.count())).collect();
+        for (ordinal, entry) in (0u32..).zip(&self.plan) {
+            ordinals[usize::from(*entry as u8)].push(ordinal);
+        }
+        let mut buckets: Vec<Vec<u64>> = vec![Vec::new(); 256];
+        let mut add = |hash: u32, ordinal: u32| {
+            buckets[(hash >> 24) as usize].push((u64::from(hash) << 32) | u64::from(ordinal));
+        };
+        for (source, ordinals) in self.sources.iter().zip(&ordinals) {
+            match source {
+                Source::Columns(_, columns) if attribute == Attribute::TraceId => {
+                    for (hash, ordinal) in columns.trace_ids.iter().zip(ordinals) {
+                        if *hash != 0 {
+                            add(*hash, *ordinal);
+                        }
+                    }
+                }
+                Source::Run(run) if run.shape(attribute) == Shape::Hashes => {
+                    run.visit_hashes(attribute, &mut |hash, at| add(hash, ordinals[at as usize]))?;
+                }
+                _ => {
+                    let mut hashes = vec![0];
+                    source
+                        .visit_values(attribute, &mut |_, value| hashes.push(value_hash(value)))?;
+                    let mut feed = Feed::default();
+                    for ordinal in ordinals {
+                        let code =
+                            feed.next(|block, buffer| source.codes(attribute, block, buffer))?;
+                        if code != 0 {
+                            add(hashes[usize::from(code)], *ordinal);
+                        }
+                    }
+                }
+            }
+        }
+        let id = &self.header.id;
+        let key = |bucket: u32| id.section(Section::Hashes, attribute as u8).u32(bucket).done();
+        buckets.iter_mut().for_each(|bucket| bucket.sort_unstable());
+        if self.header.count >= SPREAD_MIN {
+            for (at, bucket) in (0u32..).zip(&buckets).filter(|(_, bucket)| !bucket.is_empty()) {
+                changes.put(key(at), encode_bucket(bucket, self.header.count));
+            }
+        } else {
+            changes.put(key(0), encode_bucket(&buckets.concat(), self.header.count));
+        }
+        Ok(())
+    }
+}
+
+/// Reads one list of a source forward, a block at a time.
+#[derive(Clone, Debug)]
+struct Feed<T> {
+    buffer: Vec<T>,
+    at: usize,
+    block: usize,
+}
+
+impl<T> Default for Feed<T> {
+    fn default() -> Self {
+        Self { buffer: Vec::new(), at: 0, block: 0 }
+    }
+}
+
+impl<T: Copy> Feed<T> {
+    #[inline]
+    fn next<E>(&mut self, fill: impl FnOnce(usize, &mut Vec<T>) -> Result<(), E>) -> Result<T, E> {
+        if self.at == self.buffer.len() {
+            self.buffer.clear();
+            fill(self.block, &mut self.buffer)?;
+            (self.at, self.block) = (0, self.block + 1);
+        }
+        let item = self.buffer[self.at];
+        self.at += 1;
+        Ok(item)
+    }
+}
+
+/// Reads the chunks of a source's traces forward.
+#[derive(Clone, Debug, Default)]
+struct PlaceFeed {
+    places: Places,
+    /// Per chunk of `places`: one more than its index in the block being written, or 0.
+    known: Vec<u16>,
+    at: usize,
+    block: usize,
+}
+
+impl PlaceFeed {
+    /// Another block is being written: indexes start again.
+    fn forget(&mut self) {
+        self.known.fill(0);
+    }
+
+    fn next<R: Readable>(
+        &mut self,
+        source: &Source<'_, R>,
+        chunks: &mut Vec<ChunkId>,
+    ) -> Read<u16, R> {
+        let local = match source {
+            Source::Columns(..) => {
+                self.known.resize(1, 0);
+                0
+            }
+            Source::Run(run) => {
+                if self.at == self.places.codes.len() {
+                    self.places = run.places(self.block)?;
+                    self.known = vec![0; self.places.chunks.len()];
+                    (self.at, self.block) = (0, self.block + 1);
+                }
+                self.at += 1;
+                usize::from(self.places.codes[self.at - 1])
+            }
+        };
+        if self.known[local] == 0 {
+            let chunk = match source {
+                Source::Columns(chunk, _) => chunk,
+                Source::Run(_) => &self.places.chunks[local],
+            };
+            // One chunk may come twice from two blocks of a run: the first index serves both.
+            let index = chunks.iter().position(|known| known == chunk).unwrap_or_else(|| {
+                chunks.push(chunk.clone());
+                chunks.len() - 1
+            });
+            self.known[local] = index as u16 + 1;
+        }
+        Ok(self.known[local] - 1)
+    }
+}
