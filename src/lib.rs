@@ -9,8 +9,8 @@ pub mod codec;
 mod command;
 pub mod config;
 
-pub mod keys;
 pub mod indexer;
+pub mod keys;
 pub mod log;
 pub mod memory_budget;
 pub mod object;
