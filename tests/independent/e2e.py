@@ -118,7 +118,7 @@ def produce_cloudtrail(server, before):
 
 
 def check_archive(data, sent, total):
-    archive = Archive(Objects(data / "objects"), PublicKeys.in_folder(data))
+    archive = Archive(Objects(data / "objects"), PublicKeys.in_folder(data / "keys"))
     problems = archive.check() + check_journal(archive, sent)
     expect(not problems, "\n".join(problems[:20]))
     expect(archive.filed() == total, f"{archive.filed()} traces filed of {total}")
@@ -129,7 +129,7 @@ def check_archive(data, sent, total):
 def verify(binary, objects, data):
     """`trailproof verify` on a folder: exit status and report."""
     command = [str(binary), "verify", str(objects), "--json"]
-    for _, path, _ in sum(PublicKeys.in_folder(data).paths.values(), []):
+    for _, path, _ in sum(PublicKeys.in_folder(data / "keys").paths.values(), []):
         command += ["--public-key", str(path)]
     done = subprocess.run(command, capture_output=True, check=False, timeout=120)
     return done.returncode, (done.stdout + done.stderr).decode(errors="replace")
