@@ -3,6 +3,8 @@
 //! **Invariant (I9):** a put never overwrites. One key has one content; a put that finds another
 //! content is an alarm. The adapters are `directory` and the simulator's.
 
+pub mod directory;
+
 /// What went wrong at the object store.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "conformance/directory.rs"]
+mod directory;
 #[path = "conformance/embedded.rs"]
 mod embedded;
 #[path = "conformance/log.rs"]
 mod log;
+#[path = "conformance/object.rs"]
+mod object;
 #[path = "conformance/rocks.rs"]
 mod rocks;
 #[path = "conformance/store.rs"]

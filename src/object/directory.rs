@@ -1,0 +1,283 @@
+//! The object store on a local directory: `<root>/<bucket>/<key>`.
+//!
+//! Metadata is a side file `<key>.meta.json`, an object of names and values, on disk before its
+//! object appears; a side file without an object is what a crash left behind, and is ignored.
+//! Objects are written to `<root>/.tmp` and linked into place, so nobody sees half of one and
+//! nothing is ever overwritten.
+//!
+//! **Invariant:** an answered put is durable: file, side file and every directory above them. No
+//! path leaves the root, not by a segment and not by a symbolic link.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::{Error, Metadata, Object, ObjectStore, Put};
+
+const TMP: &str = ".tmp";
+const SIDE_END: &str = ".meta.json";
+/// What file systems take for one name, less the end of a side file.
+const SEGMENT_BYTES_MAX: usize = 255 - SIDE_END.len();
+const KEY_BYTES_MAX: usize = 1_024;
+/// Puts of one key wait for each other; others rarely do.
+const LOCKS: usize = 32;
+
+/// A directory as object store. One process at a time may write to it.
+pub struct DirectoryStore {
+    root: PathBuf,
+    locks: [Mutex<()>; LOCKS],
+    temporary: AtomicU64,
+}
+
+impl DirectoryStore {
+    /// Opens a directory for reading and writing: creates it where it is missing, and removes what
+    /// a crash left in its `.tmp`.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]: the directory cannot be made or read.
+    pub fn open(root: &Path) -> Result<Self, Error> {
+        let tmp = root.join(TMP);
+        let result = create_directories(&tmp).and_then(|()| {
+            for entry in fs::read_dir(&tmp)? {
+                fs::remove_file(entry?.path())?;
+            }
+            Ok(())
+        });
+        result.map_err(|error| failed(root, &error))?;
+        Self::read(root)
+    }
+
+    /// Opens a directory that is there already, and touches nothing: for checking a copy.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]: there is no such directory.
+    pub fn read(root: &Path) -> Result<Self, Error> {
+        // The true path, against which every other one is held.
+        let root = root.canonicalize().map_err(|error| failed(root, &error))?;
+        let locks = std::array::from_fn(|_| Mutex::new(()));
+        Ok(Self { root, locks, temporary: AtomicU64::new(0) })
+    }
+
+    fn path(&self, bucket: &str, key: &str) -> Result<PathBuf, Error> {
+        check_segment(bucket)?;
+        if bucket.starts_with('.') || bucket.contains('/') {
+            return Err(Error::Refused(format!("{bucket:?} is no name of a bucket")));
+        }
+        if key.len() > KEY_BYTES_MAX || key.ends_with(SIDE_END) {
+            return Err(Error::Refused(format!(
+                "the key {key:?} has over {KEY_BYTES_MAX} bytes, or ends like a side file"
+            )));
+        }
+        key.split('/').try_for_each(check_segment)?;
+        Ok(self.root.join(bucket).join(key))
+    }
+
+    /// Checks that a directory lies beneath the root, symbolic links followed.
+    fn check_beneath(&self, path: &Path) -> Result<(), Error> {
+        let found = path.canonicalize().map_err(|error| failed(path, &error))?;
+        if found.starts_with(&self.root) {
+            return Ok(());
+        }
+        Err(Error::Refused(format!("{} leads out of {}", path.display(), self.root.display())))
+    }
+
+    /// Writes a file to `.tmp`, synced.
+    fn write_temporary(&self, bytes: &[u8]) -> io::Result<Temporary> {
+        let number = self.temporary.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}-{number}", std::process::id());
+        let path = self.root.join(TMP).join(name);
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        let temporary = Temporary(path);
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        Ok(temporary)
+    }
+
+    fn put_at(&self, path: &Path, bytes: &[u8], metadata: &Metadata) -> io::Result<Put> {
+        let folder = path.parent().unwrap_or(&self.root);
+        if path.symlink_metadata().is_ok() {
+            return found(path, folder);
+        }
+        let names: BTreeMap<&str, &str> =
+            metadata.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let side = self.write_temporary(&serde_json::to_vec(&names)?)?;
+        let object = self.write_temporary(bytes)?;
+        fs::rename(&side.0, side_of(path))?;
+        File::open(folder)?.sync_all()?;
+        match fs::hard_link(&object.0, path) {
+            Ok(()) => {
+                File::open(folder)?.sync_all()?;
+                Ok(Put::Created)
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => found(path, folder),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The answer for a key that is taken. The put that made it may have crashed before its syncs.
+fn found(path: &Path, folder: &Path) -> io::Result<Put> {
+    File::open(path)?.sync_all()?;
+    File::open(folder)?.sync_all()?;
+    Ok(Put::Exists)
+}
+
+/// A file in `.tmp`; removed when it goes out of scope.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // Renamed already, or left for the next start to remove.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Makes a directory and those above it, each entry synced.
+fn create_directories(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    create_directories(parent)?;
+    match DirBuilder::new().create(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    File::open(parent)?.sync_all()
+}
+
+fn check_segment(segment: &str) -> Result<(), Error> {
+    let unsafe_name = segment.is_empty() || segment == "." || segment == "..";
+    if unsafe_name || segment.contains('\0') || segment.len() > SEGMENT_BYTES_MAX {
+        return Err(Error::Refused(format!(
+            "{segment:?} is no part of a key: 1 to {SEGMENT_BYTES_MAX} bytes, not . or .., no NUL"
+        )));
+    }
+    Ok(())
+}
+
+fn side_of(path: &Path) -> PathBuf {
+    let mut side = path.as_os_str().to_owned();
+    side.push(SIDE_END);
+    PathBuf::from(side)
+}
+
+fn failed(path: &Path, error: &io::Error) -> Error {
+    let path = path.display();
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::Unavailable(format!(
+            "the disk of {path} is full; the put is tried again until there is space"
+        )),
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem | ErrorKind::NotADirectory => {
+            Error::Refused(format!("{path}: {error}"))
+        }
+        _ => Error::Unavailable(format!("{path}: {error}")),
+    }
+}
+
+/// Whether there is simply no such thing.
+fn absent(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory)
+}
+
+impl ObjectStore for DirectoryStore {
+    fn put(
+        &self,
+        bucket: &str,
+        key: &str,
+        bytes: &[u8],
+        metadata: &Metadata,
+    ) -> Result<Put, Error> {
+        let path = self.path(bucket, key)?;
+        let folder = path.parent().unwrap_or(&self.root);
+        create_directories(folder).map_err(|error| failed(folder, &error))?;
+        self.check_beneath(folder)?;
+        let lock = xxhash_rust::xxh3::xxh3_64(key.as_bytes()) % LOCKS as u64;
+        let _held = self.locks[lock as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        self.put_at(&path, bytes, metadata).map_err(|error| failed(&path, &error))
+    }
+
+    fn get(&self, bucket: &str, key: &str) -> Result<Option<Object>, Error> {
+        let path = self.path(bucket, key)?;
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if absent(&error) => return Ok(None),
+            Err(error) => return Err(failed(&path, &error)),
+        };
+        self.check_beneath(&path)?;
+        let side = side_of(&path);
+        let names: BTreeMap<String, String> = match fs::read(&side) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|error| Error::Refused(format!("{}: {error}", side.display())))?,
+            Err(error) if absent(&error) => BTreeMap::new(),
+            Err(error) => return Err(failed(&side, &error)),
+        };
+        Ok(Some(Object { bytes, metadata: names.into_iter().collect() }))
+    }
+
+    fn list(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        visit: &mut dyn FnMut(&str, u64) -> bool,
+    ) -> Result<(), Error> {
+        let folder = self.path(bucket, "x")?;
+        let folder = folder.parent().unwrap_or(&self.root);
+        list_folder(folder, "", prefix, visit).map(|_| ()).map_err(|error| failed(folder, &error))
+    }
+
+    fn buckets(&self) -> Result<Vec<String>, Error> {
+        let entries = sorted(&self.root).map_err(|error| failed(&self.root, &error))?;
+        let folder = |name: String| name.strip_suffix('/').map(str::to_owned);
+        let names = entries.into_keys().filter_map(folder);
+        Ok(names.filter(|name| !name.starts_with('.')).collect())
+    }
+}
+
+/// The entries of a folder in the order of the keys beneath them: a folder's name ends with `/`.
+/// Length of each.
+fn sorted(folder: &Path) -> io::Result<BTreeMap<String, u64>> {
+    let mut entries = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let mut name = entry.file_name().to_string_lossy().into_owned();
+        // Not followed: a link is a file here, which `get` will refuse if it leads out.
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_dir() {
+            name.push('/');
+        }
+        entries.insert(name, metadata.len());
+    }
+    Ok(entries)
+}
+
+/// Visits the objects beneath a folder whose keys begin with `prefix`. Answers whether to go on.
+fn list_folder(
+    folder: &Path,
+    above: &str,
+    prefix: &str,
+    visit: &mut dyn FnMut(&str, u64) -> bool,
+) -> io::Result<bool> {
+    let entries = match sorted(folder) {
+        Err(error) if absent(&error) => return Ok(true),
+        entries => entries?,
+    };
+    for (name, length) in entries {
+        let key = format!("{above}{name}");
+        let go_on = if let Some(inner) = name.strip_suffix('/') {
+            let wanted = key.starts_with(prefix) || prefix.starts_with(&key);
+            !wanted || list_folder(&folder.join(inner), &key, prefix, visit)?
+        } else {
+            let object = key.starts_with(prefix) && !name.ends_with(SIDE_END);
+            !object || visit(&key, length)
+        };
+        if !go_on {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

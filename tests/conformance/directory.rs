@@ -1,0 +1,98 @@
+//! The directory store: the suite of its port, and its own promises on a real disk.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use trailproof::object::directory::DirectoryStore;
+use trailproof::object::{Error, ObjectStore, Put};
+
+use crate::object::{keys, metadata, suite};
+use crate::tmpfs::Tmpfs;
+
+#[test]
+fn the_directory_store_keeps_the_promises_of_its_port() {
+    suite(|test: &dyn Fn(&DirectoryStore)| {
+        let folder = tempfile::tempdir().unwrap();
+        test(&DirectoryStore::open(&folder.path().join("objects")).unwrap());
+    });
+}
+
+#[test]
+fn files_lie_where_they_are_documented_to_lie() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = DirectoryStore::open(folder.path()).unwrap();
+    let names = metadata(&[("b", "2"), ("a", "1")]);
+    store.put("bucket", "year/file.json", b"text", &names).unwrap();
+    let file = folder.path().join("bucket/year/file.json");
+    assert_eq!(fs::read(&file).unwrap(), b"text");
+    let side = folder.path().join("bucket/year/file.json.meta.json");
+    assert_eq!(fs::read_to_string(side).unwrap(), r#"{"a":"1","b":"2"}"#);
+    assert_eq!(fs::read_dir(folder.path().join(".tmp")).unwrap().count(), 0);
+    let error = store.put("bucket", "k.meta.json", b"", &names).unwrap_err();
+    assert!(error.to_string().contains("side file"), "{error}");
+}
+
+#[test]
+fn what_a_crash_left_behind_is_ignored_and_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir_all(folder.path().join(".tmp")).unwrap();
+    fs::write(folder.path().join(".tmp/1-0"), b"half").unwrap();
+    fs::create_dir_all(folder.path().join("b")).unwrap();
+    fs::write(folder.path().join("b/k.meta.json"), b"{\"n\":\"old\"}").unwrap();
+    let store = DirectoryStore::open(folder.path()).unwrap();
+    assert_eq!(fs::read_dir(folder.path().join(".tmp")).unwrap().count(), 0);
+    assert!(keys(&store, "b", "").is_empty());
+    assert_eq!(store.get("b", "k").unwrap(), None);
+    let names = metadata(&[("n", "new")]);
+    assert_eq!(store.put("b", "k", b"x", &names).unwrap(), Put::Created);
+    assert_eq!(store.get("b", "k").unwrap().unwrap().metadata, names);
+}
+
+#[test]
+fn no_path_leads_out_of_the_root() {
+    let folder = tempfile::tempdir().unwrap();
+    let outside = folder.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("secret"), b"secret").unwrap();
+    let store = DirectoryStore::open(&folder.path().join("root")).unwrap();
+    fs::create_dir(folder.path().join("root/b")).unwrap();
+    symlink(&outside, folder.path().join("root/b/link")).unwrap();
+    symlink(outside.join("secret"), folder.path().join("root/b/file")).unwrap();
+    let refused = [
+        store.put("b", "link/new", b"x", &Vec::new()).map(|_| ()),
+        store.get("b", "link/secret").map(|_| ()),
+        store.get("b", "file").map(|_| ()),
+    ];
+    for result in refused {
+        let error = result.unwrap_err();
+        assert!(matches!(&error, Error::Refused(text) if text.contains("leads out")), "{error}");
+    }
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+}
+
+#[test]
+fn reading_a_copy_touches_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("copy");
+    assert!(DirectoryStore::read(&root).is_err());
+    fs::create_dir_all(root.join("b")).unwrap();
+    let store = DirectoryStore::read(&root).unwrap();
+    assert_eq!(store.buckets().unwrap(), ["b"]);
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 1);
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_half_written() {
+    let Some(disk) = Tmpfs::mount(8) else { return };
+    let store = DirectoryStore::open(disk.path()).unwrap();
+    let ballast = disk.fill(100_000);
+    let bytes = vec![7; 1 << 20];
+    let names = metadata(&[("n", "1")]);
+    let error = store.put("b", "k", &bytes, &names).unwrap_err();
+    assert!(matches!(&error, Error::Unavailable(text) if text.contains("full")), "{error}");
+    assert_eq!(store.get("b", "k").unwrap(), None);
+    assert_eq!(fs::read_dir(disk.path().join(".tmp")).unwrap().count(), 0);
+    Tmpfs::free(&ballast);
+    assert_eq!(store.put("b", "k", &bytes, &names).unwrap(), Put::Created);
+    assert_eq!(store.get("b", "k").unwrap().unwrap().bytes, bytes);
+}
