@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use jsonschema::Validator;
 use serde_json::{Map, Value};
 use trailproof_topology::catalog::{Catalog, Rule};
+use trailproof_topology::digest::Digest;
+use trailproof_topology::digest_chain::CheckpointRecord;
 use trailproof_topology::files::FilesRecord;
 use trailproof_topology::rule::{Occasion, notification};
 use trailproof_topology::trace;
@@ -112,6 +114,19 @@ fn files_records_survive_the_code() {
         let record = FilesRecord::decode(instance.to_string().as_bytes()).unwrap();
         let encoded: Value = serde_json::from_slice(&record.encode()).unwrap();
         assert_valid("files", &path, &encoded);
+    }
+}
+
+#[test]
+fn digests_and_checkpoints_survive_the_code() {
+    for (path, instance) in examples("digest", "valid") {
+        let digest: Digest = serde_json::from_value(instance).unwrap();
+        let encoded: Value = serde_json::from_slice(&digest.encode()).unwrap();
+        assert_valid("digest", &path, &encoded);
+    }
+    for (path, instance) in examples("checkpoint", "valid") {
+        let record: CheckpointRecord = serde_json::from_value(instance).unwrap();
+        assert_valid("checkpoint", &path, &serde_json::to_value(&record).unwrap());
     }
 }
 
