@@ -1,5 +1,6 @@
 //! Matchers: a query's conditions in terms of one source.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use crate::attribute::Attribute;
@@ -183,7 +184,10 @@ impl<'q> Matcher<'q> {
         let (id, zones) = (&header.id, header.zones.len());
         let inverted = predicate.takes_absent();
         if inverted || !predicate.any_of.is_empty() {
-            for value in wanted(predicate).iter().map(|value| indexed(value)) {
+            // A list may name a value twice, its traces count once.
+            let values: BTreeSet<&[u8]> =
+                wanted(predicate).iter().map(|value| indexed(value)).collect();
+            for value in values {
                 if inverted || predicate.matches_rest(value) {
                     let found = dictionary::find(run.rows, id, attribute as u8, zones, value)?;
                     found.into_iter().for_each(&mut take);

@@ -1,0 +1,266 @@
+//! Queries against a naive filter over all traces.
+
+use std::collections::BTreeMap;
+
+use trailproof_topology::attribute::Attribute;
+use trailproof_topology::key::Table;
+use trailproof_topology::query::answer::Answer;
+use trailproof_topology::query::predicate::Text;
+use trailproof_topology::query::{Axis, Cursor, Histogram, Order, Predicate, Query};
+
+use world::{Made, Random, TRACKERS, World};
+
+mod world;
+
+/// 2024-03-09T23:50Z: most feeds cross midnight.
+const START_MS: i64 = 1_710_028_200_000;
+
+const FACETS: [Attribute; 6] = [
+    Attribute::ServiceType,
+    Attribute::User,
+    Attribute::ResourceName,
+    Attribute::ResourceId,
+    Attribute::Code,
+    Attribute::ProjectId,
+];
+
+fn cursor(made: &Made) -> Cursor {
+    let Made { stream_time_ms, partition, offset, .. } = *made;
+    Cursor { stream_time_ms, partition, offset }
+}
+
+fn holds(predicate: &Predicate, text: &str, made: &Made) -> bool {
+    let Some(value) = &made.values[predicate.attribute as usize] else {
+        return predicate.any_of.is_empty() && predicate.prefix.is_empty() && text.is_empty();
+    };
+    (predicate.any_of.is_empty() || predicate.any_of.contains(value))
+        && !predicate.none_of.contains(value)
+        && value.starts_with(&predicate.prefix)
+        && value.to_lowercase().contains(&text.to_lowercase())
+}
+
+/// A query, with the texts of its predicates beside it.
+fn random_query(random: &mut Random, made: &[Made]) -> (Query, Vec<String>) {
+    let trackers = match random.below(4) {
+        0 => TRACKERS.to_vec(),
+        at => vec![TRACKERS[at as usize % 2]],
+    };
+    let mut query = Query::newest(trackers, random.below(40) as usize);
+    let mut texts = Vec::new();
+    for _ in 0..random.below(4) {
+        let attribute = *random.pick(&Attribute::ALL);
+        let mut predicate = Predicate::on(attribute);
+        let mut value = || {
+            let some = random.pick(made).values[attribute as usize].clone();
+            some.unwrap_or_else(|| "none such".to_owned())
+        };
+        let (first, second, third) = (value(), value(), value());
+        let mut text = String::new();
+        match random.below(6) {
+            0 => predicate.any_of = vec![first],
+            1 => predicate.any_of = vec![first, second, third],
+            2 => predicate.none_of = vec![first, second],
+            3 => predicate.prefix = first.chars().take(1 + random.below(9) as usize).collect(),
+            4 => text = first.to_uppercase().chars().skip(2).take(3).collect(),
+            _ => {
+                text = first.chars().take(2).collect();
+                predicate.none_of = vec![second];
+                predicate.any_of = vec![first, third];
+            }
+        }
+        predicate.contains = Text::new(&text);
+        query.predicates.push(predicate);
+        texts.push(text);
+    }
+    let (one, other) = (random.pick(made).clone(), random.pick(made).clone());
+    if random.one_in(2) {
+        query.stream_ms = one.stream_time_ms.min(other.stream_time_ms)
+            ..one.stream_time_ms.max(other.stream_time_ms);
+    }
+    if random.one_in(3) {
+        query.time_ms = one.time_ms.min(other.time_ms)..one.time_ms.max(other.time_ms) + 1;
+    }
+    if random.one_in(2) {
+        query.order = Order::Oldest;
+    }
+    if random.one_in(3) {
+        query.cursor = Some(cursor(&one));
+    }
+    query.count = random.one_in(2);
+    query.facets = FACETS.into_iter().filter(|_| random.one_in(3)).collect();
+    query.facet_values = 1 + random.below(20) as usize;
+    if random.one_in(3) {
+        let axis = *random.pick(&[Axis::Stream, Axis::Event]);
+        let range = match axis {
+            Axis::Stream => &mut query.stream_ms,
+            Axis::Event => &mut query.time_ms,
+        };
+        if range.start == i64::MIN {
+            *range = START_MS - 1_000_000..START_MS + 100_000_000;
+        }
+        query.histogram =
+            Some(Histogram { axis, width_ms: *random.pick(&[60_000, 3_600_000, 777_777]) });
+    }
+    (query, texts)
+}
+
+fn check(query: &Query, texts: &[String], made: &[Made], answer: &Answer) {
+    assert!(answer.bounds.is_exact(), "{:?}", answer.bounds);
+    let matching: Vec<&Made> = made
+        .iter()
+        .filter(|made| query.trackers.contains(&made.tracker))
+        .filter(|made| query.stream_ms.contains(&made.stream_time_ms))
+        .filter(|made| query.time_ms.contains(&made.time_ms))
+        .filter(|made| query.predicates.iter().zip(texts).all(|(p, text)| holds(p, text, made)))
+        .collect();
+    let mut listed: Vec<&Made> = matching
+        .iter()
+        .copied()
+        .filter(|made| {
+            query.cursor.is_none_or(|place| match query.order {
+                Order::Newest => cursor(made) < place,
+                Order::Oldest => cursor(made) > place,
+            })
+        })
+        .collect();
+    listed.sort_by_key(|made| cursor(made));
+    if query.order == Order::Newest {
+        listed.reverse();
+    }
+    let more = listed.len() > query.limit && query.limit > 0;
+    listed.truncate(query.limit);
+    assert_eq!(answer.rows.len(), listed.len());
+    for (row, made) in answer.rows.iter().zip(&listed) {
+        assert_eq!(row.cursor, cursor(made));
+        assert_eq!(row.trace, made.json);
+        assert_eq!(row.segment.tracker, made.tracker);
+    }
+    assert_eq!(answer.next, listed.last().filter(|_| more).map(|made| cursor(made)));
+    assert_eq!(answer.total, query.count.then_some(matching.len() as u64));
+    assert_eq!(answer.facets.len(), query.facets.len());
+    for facet in &answer.facets {
+        let mut counts: BTreeMap<&String, u64> = BTreeMap::new();
+        for made in &matching {
+            if let Some(value) = &made.values[facet.attribute as usize] {
+                *counts.entry(value).or_default() += 1;
+            }
+        }
+        assert_eq!(facet.distinct, counts.len() as u64);
+        let mut ranked: Vec<(Vec<u8>, u64)> =
+            counts.into_iter().map(|(value, count)| (value.clone().into_bytes(), count)).collect();
+        ranked.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        ranked.truncate(query.facet_values);
+        assert_eq!(facet.values, ranked);
+    }
+    if let Some(histogram) = &query.histogram {
+        let (start, buckets) = query.buckets(histogram).expect("bounded");
+        let mut counts = vec![0; buckets];
+        for made in &matching {
+            let time = match histogram.axis {
+                Axis::Stream => made.stream_time_ms,
+                Axis::Event => made.time_ms,
+            };
+            counts[((time - start) / histogram.width_ms) as usize] += 1;
+        }
+        assert_eq!(answer.histogram, counts);
+    }
+}
+
+fn ask_and_check(seed: u64, world: &World, random: &mut Random, times: usize) {
+    for at in 0..times {
+        let (query, texts) = random_query(random, &world.made);
+        let answer = world.ask(&query);
+        let checked = std::panic::catch_unwind(|| check(&query, &texts, &world.made, &answer));
+        if let Err(panic) = checked {
+            eprintln!("seed {seed}, query {at}: {query:?}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn answers_are_those_of_a_naive_filter() {
+    let (mut runs, mut rows, mut days) = (0, 0, 0);
+    for seed in 0..150 {
+        let random = &mut Random(seed);
+        let mut world = World::new(START_MS);
+        world.cycle_ms = *random.pick(&[300_000, 3_600_000, 50_000_000]);
+        for _ in 0..random.below(20) + 2 {
+            let (traces, close_in) = (random.below(200) + 1, random.below(4) + 1);
+            world.feed(random, traces, 50, close_in);
+            if random.one_in(3) {
+                world.index(random.below(4) as usize, 2);
+            }
+        }
+        runs += world.lanes[0].rows_of(Table::Run);
+        rows += world.lanes[0].rows_of(Table::Columns);
+        days += usize::from(world.lanes[0].stream_time_ms > START_MS + 600_000);
+        ask_and_check(seed, &world, random, 40);
+    }
+    // The cases were of every kind.
+    assert!(runs > 1_000 && rows > 500 && days > 20, "{runs} {rows} {days}");
+}
+
+#[test]
+fn answers_over_runs_of_many_blocks_are_those_of_a_naive_filter() {
+    let random = &mut Random(7);
+    let mut world = World::new(START_MS);
+    world.cycle_ms = 86_400_000;
+    world.pace_ms = 800;
+    for at in 0..90 {
+        world.feed(random, 1_000, 30_000, 2);
+        if at % 8 == 7 {
+            world.index(1, 4);
+        }
+    }
+    world.index(9, 4);
+    let (mut blocks, mut spread) = (0, false);
+    for (key, row) in world.lanes.iter().flat_map(|lane| lane.rows.iter()) {
+        if let Some(header) = trailproof_topology::run::Header::decode(key, row) {
+            blocks = blocks.max(header.zones.len());
+            spread |= header.count >= trailproof_topology::run::SPREAD_MIN;
+        }
+    }
+    assert!(blocks > 1 && spread, "{blocks} blocks");
+    ask_and_check(7, &world, random, 200);
+}
+
+#[test]
+fn pages_give_every_trace_once_while_new_ones_arrive() {
+    for seed in 0..60 {
+        let random = &mut Random(1_000 + seed);
+        let mut world = World::new(START_MS);
+        for _ in 0..6 {
+            world.feed(random, 120, 20, 3);
+        }
+        let before = world.made.clone();
+        let order = *random.pick(&[Order::Newest, Order::Oldest]);
+        let mut query = Query::newest(TRACKERS.to_vec(), 1 + random.below(60) as usize);
+        query.order = order;
+        query.predicates.push(Predicate {
+            none_of: vec!["ECS".to_owned()],
+            ..Predicate::on(Attribute::ServiceType)
+        });
+        let mut seen: Vec<Cursor> = Vec::new();
+        loop {
+            let answer = world.ask(&query);
+            seen.extend(answer.rows.iter().map(|row| row.cursor));
+            let Some(next) = answer.next else { break };
+            let text = next.encode();
+            assert_eq!(Cursor::decode(&text), Some(next));
+            query.cursor = Cursor::decode(&text);
+            if world.made.len() < 2_000 {
+                world.feed(random, 30, 20, 2);
+                world.index(random.below(3) as usize, 2);
+            }
+        }
+        assert!(seen.windows(2).all(|pair| match order {
+            Order::Newest => pair[0] > pair[1],
+            Order::Oldest => pair[0] < pair[1],
+        }));
+        let wanted = before.iter().filter(|made| made.values[0].as_deref() != Some("ECS"));
+        for made in wanted {
+            assert!(seen.contains(&cursor(made)), "seed {seed}: {:?} is missing", cursor(made));
+        }
+    }
+}
