@@ -14,7 +14,7 @@ mod ingest;
 mod native;
 mod params;
 pub mod server;
-mod split;
+pub(crate) mod split;
 mod trace_json;
 mod v3;
 
@@ -29,6 +29,8 @@ use tokio::sync::Semaphore;
 use crate::clock::Clock;
 use crate::config::Http;
 use crate::metrics::Metrics;
+
+pub(crate) use params::parse_time;
 
 use backend::Backend;
 use error::{ApiError, ApiResult};

@@ -36,6 +36,27 @@ Examples:
   trailproof run --dev
   trailproof run --config trailproof.toml --set cycle=1m --data /var/lib/trailproof")]
     Run(Settings),
+    /// Send traces from files, standard input, or made-up ones
+    #[command(before_help = "\
+Examples:
+  trailproof produce --sample 20
+  trailproof produce traces.ndjson more.json.gz
+  trailproof produce --format cloudtrail 123_CloudTrail_*.json.gz
+  app | trailproof produce -")]
+    Produce(command::produce::Arguments),
+    /// Find traces
+    #[command(before_help = "\
+Examples:
+  trailproof query --since 2h --user alice --limit 50
+  trailproof query --where 'trace_name^=delete' --where 'user!=terraform' --count
+  trailproof query --all --service ECS | jq .trace_name")]
+    Query(Box<command::query::Arguments>),
+    /// Follow the newest traces
+    #[command(before_help = "\
+Examples:
+  trailproof tail
+  trailproof tail 'delete*' --service ECS")]
+    Tail(Box<command::tail::Arguments>),
     /// Check the configuration and print what is in effect
     Check(Settings),
     /// Describe the topology, the tables, the formats or the configuration
@@ -88,6 +109,9 @@ impl Settings {
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(settings) => command::run::run(&settings),
+        Command::Produce(arguments) => command::produce::run(&arguments),
+        Command::Query(arguments) => command::query::run(&arguments),
+        Command::Tail(arguments) => command::tail::run(&arguments),
         Command::Check(settings) => command::check::run(&settings),
         Command::Describe(arguments) => command::describe::run(&arguments),
         Command::Keys(arguments) => command::keys::run(arguments),

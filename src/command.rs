@@ -5,7 +5,13 @@
 pub(crate) mod check;
 pub(crate) mod describe;
 pub(crate) mod keys;
+pub(crate) mod produce;
+pub(crate) mod query;
 pub(crate) mod run;
+pub(crate) mod tail;
+
+use crate::client::Client;
+use crate::cloudtrail::Target;
 
 /// Why a command did not do what was asked.
 #[derive(Debug)]
@@ -55,4 +61,31 @@ impl From<std::io::Error> for Failure {
         let broken_pipe = error.kind() == std::io::ErrorKind::BrokenPipe;
         Self { code: 2, text: format!("cannot write to standard output: {error}"), broken_pipe }
     }
+}
+
+/// The account to write to: the one named, else the server's only one.
+fn target(client: &Client, account: Option<&str>) -> Result<Target, Failure> {
+    let answer = client.get("/api/v1/accounts", &[])?;
+    let accounts = answer["accounts"].as_array().cloned().unwrap_or_default();
+    let ids: Vec<&str> = accounts.iter().filter_map(|own| own["id"].as_str()).collect();
+    let found = match (account, &accounts[..]) {
+        (Some(id), all) => all
+            .iter()
+            .find(|own| own["id"] == *id)
+            .ok_or_else(|| format!("the server has no account {id:?}; it has {}", ids.join(", "))),
+        (None, [only]) => Ok(only),
+        (None, _) => Err(format!("name an account with --account: {}", ids.join(", "))),
+    };
+    let found = found.map_err(|text| Failure::new(2, text))?;
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let trackers = found["trackers"].as_array().cloned().unwrap_or_default();
+    Ok(Target {
+        account: text(&found["id"]),
+        project: text(&found["projects"][0]["id"]),
+        data_trackers: trackers
+            .iter()
+            .filter(|own| own["kind"] == "data")
+            .map(|own| (text(&own["name"]), text(&own["data_bucket"])))
+            .collect(),
+    })
 }

@@ -5,9 +5,12 @@
 
 pub mod api;
 pub mod cli;
+mod client;
+pub mod cloudtrail;
 pub mod codec;
 mod command;
 pub mod config;
+mod sample;
 
 pub mod indexer;
 pub mod keys;

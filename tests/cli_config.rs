@@ -1,5 +1,7 @@
 //! Configuration: layers, and the exact texts of problems.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::time::Duration;
 
 use trailproof::config::{Config, DEFAULTS, DEV_ACCOUNT, DEV_PROJECT, Layers};

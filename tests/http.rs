@@ -1,5 +1,7 @@
 //! The HTTP surfaces over a backend in memory, without a socket.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod fake;
 
 use std::sync::Arc;

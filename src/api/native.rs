@@ -288,6 +288,7 @@ pub(super) async fn accounts(State(shared): State<Arc<Shared>>) -> Response {
                         "kind": tracker.kind,
                         "enabled": tracker.enabled,
                         "bucket": tracker.bucket,
+                        "data_bucket": tracker.data_bucket,
                     })
                 })
                 .collect();

@@ -26,7 +26,7 @@ pub(super) fn split(body: &[u8], form: Form) -> Result<Vec<&[u8]>, String> {
     let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
     match (form, first) {
         (_, None) => Err("the body is empty: send a JSON array or one trace a line".to_owned()),
-        (Form::Guess, Some(b'[')) => array(body),
+        (Form::Guess, Some(b'[')) => array(body, ELEMENTS_MAX),
         (Form::Guess, Some(b'{')) if is_single_object(body) => Ok(vec![body.trim_ascii()]),
         _ => lines(body),
     }
@@ -49,22 +49,26 @@ fn lines(body: &[u8]) -> Result<Vec<&[u8]>, String> {
         let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
         rest = rest.get(end + 1..).unwrap_or_default();
         if !line.is_empty() {
-            push(&mut elements, line)?;
+            push(&mut elements, line, ELEMENTS_MAX)?;
         }
     }
     Ok(elements)
 }
 
-fn push<'a>(elements: &mut Vec<&'a [u8]>, element: &'a [u8]) -> Result<(), String> {
-    if elements.len() == ELEMENTS_MAX {
-        return Err(format!("the body has more than {ELEMENTS_MAX} traces: send fewer at once"));
+fn push<'a>(elements: &mut Vec<&'a [u8]>, element: &'a [u8], max: usize) -> Result<(), String> {
+    if elements.len() == max {
+        return Err(format!("the body has more than {max} traces: send fewer at once"));
     }
     elements.push(element);
     Ok(())
 }
 
-/// Ends of the elements of an array: commas at depth one, outside of strings.
-fn array(body: &[u8]) -> Result<Vec<&[u8]>, String> {
+/// The elements of an array, at most `elements_max`: commas at depth one, outside of strings, part
+/// them.
+///
+/// # Errors
+/// As [`split`].
+pub(crate) fn array(body: &[u8], elements_max: usize) -> Result<Vec<&[u8]>, String> {
     let body = body.trim_ascii();
     let mut elements = Vec::with_capacity(body.len() / 512 + 1);
     let (mut depth, mut start, mut at) = (0usize, 1, 0);
@@ -79,7 +83,7 @@ fn array(body: &[u8]) -> Result<Vec<&[u8]>, String> {
             b'}' if depth == 1 => return Err(format!("bad JSON array: stray }} at byte {at}")),
             b']' | b'}' => depth -= 1,
             b',' if depth == 1 => {
-                element(body, &mut elements, start, at)?;
+                element(body, &mut elements, start..at, elements_max)?;
                 start = at + 1;
             }
             _ => {}
@@ -97,7 +101,7 @@ fn array(body: &[u8]) -> Result<Vec<&[u8]>, String> {
     }
     let blank = body[start..at].trim_ascii().is_empty();
     if !(blank && elements.is_empty()) {
-        element(body, &mut elements, start, at)?;
+        element(body, &mut elements, start..at, elements_max)?;
     }
     Ok(elements)
 }
@@ -105,14 +109,14 @@ fn array(body: &[u8]) -> Result<Vec<&[u8]>, String> {
 fn element<'a>(
     body: &'a [u8],
     elements: &mut Vec<&'a [u8]>,
-    start: usize,
-    end: usize,
+    range: std::ops::Range<usize>,
+    elements_max: usize,
 ) -> Result<(), String> {
-    let element = body[start..end].trim_ascii();
+    let element = body[range.clone()].trim_ascii();
     if element.is_empty() {
-        return Err(format!("bad JSON array: nothing stands before byte {end}"));
+        return Err(format!("bad JSON array: nothing stands before byte {}", range.end));
     }
-    push(elements, element)
+    push(elements, element, elements_max)
 }
 
 /// The position after the string whose content begins at `at`.
@@ -153,7 +157,7 @@ mod tests {
             Ok(&["{\"a\":[1,2]}", "7", "\"x,]\\\"\""]),
         );
         // An element that no parser takes is kept for the dead letters.
-        check("[{\"a\":},{]}]", Form::Guess, Ok(&["{\"a\":}", "{]}"]));
+        check("[{\"a\":},{[}]]", Form::Guess, Ok(&["{\"a\":}", "{[}]"]));
     }
 
     #[test]
