@@ -1,5 +1,7 @@
 //! The documents' tables against the program: options with defaults, metrics, dead-letter reasons.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

@@ -3,6 +3,8 @@
 //! `schemas/examples/<name>/valid/*.json` are instances that pass. `…/invalid/*.json` are
 //! `{"pointer", "instance"}`: the instance fails, and an error stands at that JSON Pointer.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -4,6 +4,8 @@
 //! that it bites. What clippy checks (functions of at most 70 lines, documented public items, no
 //! `unwrap`) is only checked here to be switched on.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
