@@ -68,6 +68,12 @@ Examples:
   trailproof keys generate --dir /var/lib/trailproof/keys --passphrase-file /etc/trailproof/pass
   trailproof keys export --form pem > trailproof.pub.pem")]
     Keys(command::keys::Arguments),
+    /// Verify a folder of objects: offline, on a copy, with nothing but the public keys
+    #[command(before_help = "\
+Examples:
+  trailproof verify ./trailproof-data/objects
+  trailproof verify /mnt/copy --public-key trailproof.pub.pem --head heads.json --deep")]
+    Verify(command::verify::Arguments),
 }
 
 /// Settings of commands that start or check the server.
@@ -115,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Check(settings) => command::check::run(&settings),
         Command::Describe(arguments) => command::describe::run(&arguments),
         Command::Keys(arguments) => command::keys::run(arguments),
+        Command::Verify(arguments) => command::verify::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,6 +9,7 @@ pub(crate) mod produce;
 pub(crate) mod query;
 pub(crate) mod run;
 pub(crate) mod tail;
+pub(crate) mod verify;
 
 use crate::client::Client;
 use crate::cloudtrail::Target;

@@ -20,6 +20,7 @@ pub mod object;
 pub mod outbox;
 pub mod signer;
 pub mod store;
+pub mod verify;
 
 pub mod clock;
 pub mod metrics;

@@ -1,0 +1,91 @@
+//! The notes beside the digests of a chain, and the tree they speak of.
+
+use std::io;
+
+use data_encoding::HEXLOWER;
+use trailproof_topology::digest::note_object;
+use trailproof_topology::merkle::{Frontier, Hash};
+use trailproof_topology::note::{Checkpoint, Note};
+
+use super::chain::Chain;
+use super::folder::{Folder, Place};
+use super::read::Body;
+use super::report::Verdict;
+use crate::keys::public::{PublicKeys, ed25519_info};
+
+/// The root that a trusted key signed in the note beside a digest.
+pub(super) fn root_beside(folder: &Folder, keys: &PublicKeys, place: &Place) -> Option<Hash> {
+    let note = Place::new(&place.bucket, &note_object(&place.object));
+    let text = String::from_utf8(folder.small(&note).ok()??).ok()?;
+    let note = Note::parse(&text).ok()?;
+    let signed = is_signed(&note, keys) == Some(true);
+    Checkpoint::parse(&note.text).ok().filter(|_| signed).map(|checkpoint| checkpoint.root)
+}
+
+/// Checks the note of every digest; the roots of the chain by size, as far as it is unbroken.
+pub(super) fn check(
+    folder: &Folder,
+    keys: &PublicKeys,
+    chain: &mut Chain,
+) -> io::Result<Vec<Hash>> {
+    let mut tree = Frontier::default();
+    let mut roots = Vec::new();
+    let mut wrong = Vec::new();
+    for (at, (place, body)) in chain.digests.iter().enumerate() {
+        tree.push(body.leaf);
+        let root = (at < chain.unbroken && body.digest.sequence == at as u64).then(|| tree.root());
+        roots.extend(root);
+        let note = Place::new(&place.bucket, &note_object(&place.object));
+        let Some(text) = folder.small(&note)? else {
+            wrong.push((Verdict::Missing, note.to_string(), "the digest has no note".to_owned()));
+            continue;
+        };
+        if let Some((verdict, text)) = check_one(&text, keys, body, root) {
+            wrong.push((verdict, note.to_string(), text.to_owned()));
+        }
+    }
+    chain.wrong.append(&mut wrong);
+    Ok(roots)
+}
+
+fn check_one(
+    text: &[u8],
+    keys: &PublicKeys,
+    body: &Body,
+    root: Option<Hash>,
+) -> Option<(Verdict, &'static str)> {
+    let note = std::str::from_utf8(text).ok().and_then(|text| Note::parse(text).ok());
+    let Some(note) = note else { return Some((Verdict::Changed, "is no signed note any more")) };
+    let expected = Checkpoint::parse(&note.text).is_ok_and(|checkpoint| {
+        checkpoint.origin == body.digest.chain.origin()
+            && checkpoint.size == body.digest.sequence + 1
+            && root.is_none_or(|root| root == checkpoint.root)
+    });
+    match (is_signed(&note, keys), expected) {
+        (Some(true), true) => None,
+        (Some(true), false) => Some((Verdict::Fork, "a trusted key signed another head here")),
+        (Some(false), true) => Some((Verdict::BadSignature, "its signature does not hold")),
+        (Some(false) | None, false) => Some((Verdict::Changed, "is not the head of this digest")),
+        (None, true) if keys.ed25519().next().is_none() => None,
+        (None, true) => Some((Verdict::UnknownKey, "is not signed by a trusted key")),
+    }
+}
+
+/// Whether a trusted key signed a note; `None` where none claims to.
+pub(super) fn is_signed(note: &Note, keys: &PublicKeys) -> Option<bool> {
+    let mut any = None;
+    for public in keys.ed25519() {
+        let id = trailproof_topology::sign::key_id(&ed25519_info(&public));
+        for line in note.by_key(&public) {
+            let holds = keys.verify(&id, note.text.as_bytes(), &line.signature) == Some(true);
+            any = Some(any.unwrap_or(true) && holds);
+        }
+    }
+    any
+}
+
+/// Lower-case hex of the newest root.
+pub(super) fn newest(roots: &[Hash], chain: &Chain) -> String {
+    let whole = roots.len() == chain.digests.len();
+    roots.last().filter(|_| whole).map(|root| HEXLOWER.encode(root)).unwrap_or_default()
+}

@@ -1,0 +1,1 @@
+//! The tamper matrix: each kind of attack, and the exact names it gets.
