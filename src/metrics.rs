@@ -48,6 +48,12 @@ metrics! {
         "Records applied, by partition.";
     INPUT_REJECTED, Counter, "trailproof_input_rejected_total",
         "Records that are no trace, by reason.";
+    INPUT_DUPLICATES, Counter, "trailproof_input_duplicates_total",
+        "Resends, stored once, by partition.";
+    INPUT_CONFLICTS, Counter, "trailproof_input_conflicts_total",
+        "Traces with a known id and other content, by partition.";
+    INPUT_UNSELECTED, Counter, "trailproof_input_unselected_total",
+        "Traces that no tracker selects, by partition.";
     INPUT_LAG, Gauge, "trailproof_input_lag_records",
         "Records in the log that are not applied yet, by partition.";
     INGEST_TRACES, Counter, "trailproof_ingest_traces_total",

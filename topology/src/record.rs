@@ -57,8 +57,8 @@ pub struct Tally {
     pub conflicts: u64,
     /// Traces that no tracker selected.
     pub unselected: u64,
-    /// Dead letters.
-    pub dead_letters: u64,
+    /// Dead letters by number of the reason.
+    pub dead_letters: [u64; Reason::ALL.len()],
     /// Notifications.
     pub notifications: u64,
     /// Segments sealed.
@@ -408,7 +408,7 @@ impl RecordStage {
         reject: &Reject,
         batch: &mut Batch,
     ) {
-        self.tally.dead_letters += 1;
+        self.tally.dead_letters[reject.reason as usize] += 1;
         let place = [
             ("reason", reject.reason.name().to_owned()),
             ("detail", rule::header(reject.detail.clone())),

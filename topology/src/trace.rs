@@ -93,6 +93,22 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason, in order of its number.
+    pub const ALL: [Self; 12] = [
+        Self::TooLarge,
+        Self::NotUtf8,
+        Self::ByteOrderMark,
+        Self::NotJson,
+        Self::NotAnObject,
+        Self::TooDeep,
+        Self::DuplicateMember,
+        Self::BadMember,
+        Self::MissingMember,
+        Self::NoAccount,
+        Self::UnknownAccount,
+        Self::UnknownHeader,
+    ];
+
     /// The reason in dead letters, answers and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
