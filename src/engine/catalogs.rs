@@ -84,12 +84,11 @@ pub fn bring_into_force(
 type Versions = BTreeMap<u64, Arc<Catalog>>;
 
 fn read(log: &EmbeddedLog) -> Result<(Versions, Option<String>), Error> {
-    let mut reader = log.reader(Topic::Catalog, 0)?;
     let bounds = log.bounds(Topic::Catalog, 0)?;
     let (mut versions, mut topic_id) = (Versions::new(), None);
     let mut from = bounds.start;
     while from < bounds.end {
-        let records = reader.read(from, READ_RECORDS, READ_BYTES)?;
+        let records = log.read(Topic::Catalog, 0, from, READ_RECORDS, READ_BYTES)?;
         let Some(last) = records.last() else { break };
         from = last.offset + 1;
         for record in &records {
