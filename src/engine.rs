@@ -9,17 +9,17 @@
 //!
 //! Read next: [`catalogs`] for how a catalog comes into force, [`threads`] for the loops.
 
+pub mod backend;
 pub mod catalogs;
 pub mod partition;
 pub mod threads;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use trailproof_topology::catalog::Catalog;
 use trailproof_topology::digest_stage::{DigestSetup, DigestStage};
 use trailproof_topology::effect::Topic;
-use trailproof_topology::query::OpenView;
 use trailproof_topology::sign::Sign;
 
 use crate::clock::Clock;
@@ -29,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::object::ObjectStore;
 use crate::outbox::{self, Limits};
 use crate::store::rocks::{self, RocksStore};
+use crate::view::{Published, View, Viewed};
 use crate::{log, store};
 
 use catalogs::CatalogHistory;
@@ -76,27 +77,12 @@ pub enum Error {
     Thread(#[source] std::io::Error),
 }
 
-/// One `traces` partition as queries and figures see it.
-pub struct View {
-    /// Its rows.
-    pub store: Arc<RocksStore>,
-    /// What its worker published last.
-    pub open: Mutex<OpenView>,
-}
-
-impl View {
-    /// What the worker published last.
-    #[must_use]
-    pub fn open(&self) -> OpenView {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
 /// A running engine. Dropped, it stops: nothing is sealed, everything committed is flushed.
 pub struct Engine {
     log: EmbeddedLog,
     history: Arc<CatalogHistory>,
-    views: Vec<Arc<View>>,
+    view: View<RocksStore>,
+    published: Vec<Published>,
     stores: Vec<Arc<RocksStore>>,
     threads: Threads,
     /// Folders of damaged state that were set aside at the start.
@@ -120,15 +106,19 @@ impl Engine {
         let mut engine = Self {
             log,
             history,
-            views: Vec::new(),
+            view: View::new(Vec::new()),
+            published: Vec::new(),
             stores: Vec::new(),
             threads: Threads::new(Arc::clone(&settings.metrics)),
             set_aside: Vec::new(),
             memory,
         };
+        let mut viewed = Vec::new();
         for partition in 0..partitions {
-            engine.start_record(&settings, partition, &options)?;
+            viewed.push(engine.start_record(&settings, partition, &options)?);
         }
+        engine.published = viewed.iter().map(|one| one.published.clone()).collect();
+        engine.view = View::new(viewed);
         for partition in 0..files {
             engine.start_digest(&settings, partition, &options)?;
         }
@@ -160,15 +150,16 @@ impl Engine {
         settings: &Settings,
         partition: u32,
         options: &rocks::Options,
-    ) -> Result<(), Error> {
+    ) -> Result<Viewed<RocksStore>, Error> {
         let name = format!("record-{partition}");
         let store = self.open_store(settings, &name, options)?;
-        let view = Arc::new(View { store, open: Mutex::new(OpenView::default()) });
-        self.views.push(Arc::clone(&view));
+        let published = Published::default();
+        let viewed = Viewed { partition, store: Arc::clone(&store), published: published.clone() };
         let parts = RecordParts {
             partition,
             topic_id: self.history.topic_id(),
-            view,
+            store,
+            published,
             catalogs: self.history.lookup(),
             log: self.log.reader(Topic::Traces, partition)?,
             publisher: self.log.publisher(&format!("record/{partition}"))?,
@@ -176,7 +167,8 @@ impl Engine {
             limits: Limits::default(),
             view_days: settings.view_days,
         };
-        partition::start_record(parts, &self.threads)
+        partition::start_record(parts, &self.threads)?;
+        Ok(viewed)
     }
 
     fn start_digest(
@@ -211,10 +203,16 @@ impl Engine {
         self.history.newest()
     }
 
-    /// The `traces` partitions, in order.
+    /// The view over all `traces` partitions.
     #[must_use]
-    pub fn views(&self) -> &[Arc<View>] {
-        &self.views
+    pub fn view(&self) -> &View<RocksStore> {
+        &self.view
+    }
+
+    /// Whether every partition's rows are loaded, so that queries see what was committed.
+    #[must_use]
+    pub fn is_loaded(&self) -> bool {
+        self.published.iter().all(|published| published.latest().position.next_offset > 0)
     }
 
     /// What does not work at the moment, by the name of the loop.
@@ -235,10 +233,10 @@ impl Engine {
     /// The log's.
     pub fn lag(&self) -> Result<Vec<u64>, log::Error> {
         (0..)
-            .zip(&self.views)
-            .map(|(partition, view)| {
+            .zip(&self.published)
+            .map(|(partition, published)| {
                 let end = self.log.bounds(Topic::Traces, partition)?.end;
-                Ok(end.saturating_sub(view.open().position.next_offset))
+                Ok(end.saturating_sub(published.latest().position.next_offset))
             })
             .collect()
     }

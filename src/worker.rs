@@ -14,6 +14,7 @@ use trailproof_topology::catalog::Catalog;
 use trailproof_topology::effect::LANES;
 use trailproof_topology::input::{Body, Input};
 use trailproof_topology::stage::{Batch, LoadError, Stage};
+use trailproof_topology::state::Changes;
 
 use crate::log::{self, Kind, Log, RecordBatch};
 use crate::store::{self, StateStore};
@@ -33,6 +34,15 @@ pub enum Error {
     /// The state store failed.
     #[error("the state store failed")]
     Store(#[from] store::Error),
+}
+
+impl From<LoadError<store::Error>> for Error {
+    fn from(error: LoadError<store::Error>) -> Self {
+        Self::Store(match error {
+            LoadError::Store(error) => error,
+            LoadError::Damage(damage) => store::Error::Corrupt(damage.to_string()),
+        })
+    }
 }
 
 impl Error {
@@ -96,6 +106,9 @@ impl Progress {
 
 /// Finds a version of the catalog; `None` where there is none.
 pub type Catalogs = Arc<dyn Fn(u64) -> Option<Arc<Catalog>> + Send + Sync>;
+
+/// Told of each commit, and of the stage that made it.
+pub type Committed<'a, S> = dyn FnMut(&mut S, &Changes) + 'a;
 
 /// What a step did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,11 +190,12 @@ where
         self.log.wait(next, timeout);
     }
 
-    /// Takes one step. `committed` is called with the stage after a load and after each commit.
+    /// Takes one step. `committed` is called with the stage and what was committed, after a load
+    /// (nothing) and after each commit.
     ///
     /// # Errors
     /// [`Error::Log`], [`Error::Store`]; by [`Error::retry`] the step may be made again.
-    pub fn step(&mut self, committed: &mut dyn FnMut(&mut S)) -> Result<Step, Error> {
+    pub fn step(&mut self, committed: &mut Committed<'_, S>) -> Result<Step, Error> {
         let mut stage = match self.stage.take() {
             Some(stage) => stage,
             None => self.load(committed)?,
@@ -207,19 +221,16 @@ where
         // From here on an error leaves `self.stage` empty: what was applied is forgotten.
         self.store.commit(&batch.changes)?;
         self.progress.store(stage.position().lane_next);
-        committed(&mut stage);
+        committed(&mut stage, &batch.changes);
         self.stage = Some(stage);
         Ok(Step::Applied { records: self.records.len(), bytes: self.records.bytes_len() })
     }
 
-    fn load(&mut self, committed: &mut dyn FnMut(&mut S)) -> Result<S, Error> {
+    fn load(&mut self, committed: &mut Committed<'_, S>) -> Result<S, Error> {
         let loaded = S::load(self.setup.clone(), &self.store.snapshot());
-        let mut stage = loaded.map_err(|error| match error {
-            LoadError::Store(error) => error,
-            LoadError::Damage(damage) => store::Error::Corrupt(damage.to_string()),
-        })?;
+        let mut stage = loaded?;
         self.progress.store(stage.position().lane_next);
-        committed(&mut stage);
+        committed(&mut stage, &Changes::default());
         Ok(stage)
     }
 

@@ -1,16 +1,18 @@
 //! The jobs of one partition: worker, outbox, upkeep.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use trailproof_topology::effect::Lane;
 use trailproof_topology::key::{DAY_MS, Table, day_of, days_before};
 use trailproof_topology::record::{RecordStage, Setup, Tally};
 use trailproof_topology::stage::Stage;
+use trailproof_topology::state::Changes;
 use trailproof_topology::trace::Reason;
 
+use super::Error;
 use super::threads::{Bell, Fault, Job, Threads};
-use super::{Error, View};
+use crate::indexer::{Backlog, Indexer};
 use crate::log::Log;
 use crate::log::embedded::{OwnedPublisher, PartitionLog};
 use crate::metrics::{self, Metrics};
@@ -18,7 +20,8 @@ use crate::object::ObjectStore;
 use crate::outbox::{Delivered, Limits, Outbox};
 use crate::store::StateStore as _;
 use crate::store::rocks::RocksStore;
-use crate::worker::{Catalogs, Progress, Step, Worker};
+use crate::view::Published;
+use crate::worker::{self, Catalogs, Progress, Step, Worker};
 
 /// What a record partition runs with.
 pub struct RecordParts {
@@ -26,8 +29,10 @@ pub struct RecordParts {
     pub partition: u32,
     /// Identity of the topic.
     pub topic_id: Arc<str>,
+    /// Its rows.
+    pub store: Arc<RocksStore>,
     /// Where the worker publishes what queries see.
-    pub view: Arc<View>,
+    pub published: Published,
     /// Finds catalogs.
     pub catalogs: Catalogs,
     /// Its log.
@@ -67,9 +72,8 @@ pub struct DigestParts<S: Stage> {
 /// # Errors
 /// The outbox's, or the operating system's.
 pub fn start_record(parts: RecordParts, threads: &Threads) -> Result<(), Error> {
-    let RecordParts { partition, view, limits, .. } = parts;
+    let RecordParts { partition, store, published, limits, .. } = parts;
     let progress = Arc::new(Progress::default());
-    let store = Arc::clone(&view.store);
     let outbox = Outbox::open(
         parts.publisher,
         Arc::clone(&store),
@@ -79,18 +83,21 @@ pub fn start_record(parts: RecordParts, threads: &Threads) -> Result<(), Error> 
     )
     .map_err(Error::Outbox)?;
     let setup = Setup { partition, topic_id: parts.topic_id };
-    let worker = Worker::new(setup, parts.log, store, parts.catalogs, Arc::clone(&progress));
+    let catalogs = parts.catalogs;
+    let worker = Worker::new(setup, parts.log, Arc::clone(&store), catalogs, Arc::clone(&progress));
+    let backlog = Backlog::default();
     let (delivery, upkeep) = (threads.bell(), threads.bell());
     let job = WorkerJob {
         worker,
         bells: vec![Arc::clone(&delivery), Arc::clone(&upkeep)],
         committed: {
-            let view = Arc::clone(&view);
+            let (published, backlog) = (published.clone(), backlog.clone());
             let metrics = Arc::clone(threads.metrics());
             let partition = partition.to_string();
             let mut figures = Figures { metrics, partition, told: Tally::default() };
-            Box::new(move |stage: &mut RecordStage| {
-                publish(&view, stage);
+            Box::new(move |stage: &mut RecordStage, changes: &Changes| {
+                published.publish(stage.publish(&published.latest()));
+                backlog.committed(changes);
                 figures.tell(stage.tally());
             })
         },
@@ -104,8 +111,9 @@ pub fn start_record(parts: RecordParts, threads: &Threads) -> Result<(), Error> 
     let job = UpkeepJob {
         expired_before: 0,
         view_days: parts.view_days,
-        indexer: crate::indexer::Indexer::new(Arc::clone(&view.store)),
-        view,
+        indexer: Indexer::new(Arc::clone(&store), backlog),
+        store,
+        published,
         progress,
         bell: upkeep,
     };
@@ -134,7 +142,7 @@ where
         Worker::new(parts.setup, parts.log, store, parts.catalogs, progress);
     let delivery = threads.bell();
     let bells = vec![Arc::clone(&delivery)];
-    let job = WorkerJob { worker, bells, committed: Box::new(|_: &mut S| ()) };
+    let job = WorkerJob { worker, bells, committed: Box::new(|_: &mut S, _: &Changes| ()) };
     start(threads, format!("digest-{}", parts.partition), job)?;
     let metrics = Arc::clone(threads.metrics());
     let job = OutboxJob { outbox, bell: delivery, metrics, objects: metrics::DIGESTS };
@@ -145,13 +153,7 @@ fn start(threads: &Threads, name: String, job: impl Job + 'static) -> Result<(),
     threads.start(name, job).map_err(Error::Thread)
 }
 
-/// Shows queries what the worker has committed.
-fn publish(view: &View, stage: &mut RecordStage) {
-    let mut open = view.open.lock().unwrap_or_else(PoisonError::into_inner);
-    *open = stage.publish(&open);
-}
-
-type Committed<S> = Box<dyn FnMut(&mut S) + Send>;
+type Committed<S> = Box<dyn FnMut(&mut S, &Changes) + Send>;
 
 struct WorkerJob<S: Stage> {
     worker: Worker<S, PartitionLog, Arc<RocksStore>>,
@@ -232,9 +234,10 @@ impl OutboxJob {
 
 /// Indexing and retention: what is not on the hot path.
 struct UpkeepJob {
-    view: Arc<View>,
+    store: Arc<RocksStore>,
+    published: Published,
     progress: Arc<Progress>,
-    indexer: crate::indexer::Indexer<Arc<RocksStore>>,
+    indexer: Indexer<RocksStore>,
     view_days: u16,
     expired_before: u16,
     bell: Arc<Bell>,
@@ -243,7 +246,7 @@ struct UpkeepJob {
 impl Job for UpkeepJob {
     fn step(&mut self) -> Result<bool, Fault> {
         let more = self.indexer.step().map_err(|error| {
-            let error = crate::worker::Error::from(error);
+            let error = worker::Error::from(error);
             Fault::new(error.retry(), &error)
         })?;
         self.expire().map_err(|error| Fault::new(error.retry(), &error))?;
@@ -257,8 +260,8 @@ impl Job for UpkeepJob {
 
 impl UpkeepJob {
     /// Drops the days that the view no longer keeps, once no file of them waits for delivery.
-    fn expire(&mut self) -> Result<(), crate::worker::Error> {
-        let stream_time_ms = self.view.open().position.stream_time_ms;
+    fn expire(&mut self) -> Result<(), worker::Error> {
+        let stream_time_ms = self.published.latest().position.stream_time_ms;
         let keep_from = day_of(stream_time_ms - i64::from(self.view_days) * DAY_MS);
         let waiting = self.progress.backlog()[Lane::Objects as usize] > 0;
         if keep_from <= self.expired_before || waiting {
@@ -266,7 +269,7 @@ impl UpkeepJob {
         }
         for table in [Table::Segment, Table::Chunk, Table::Columns, Table::Run] {
             let (from, to) = days_before(table, keep_from);
-            self.view.store.expire(&from, &to)?;
+            self.store.expire(&from, &to)?;
         }
         self.expired_before = keep_from;
         Ok(())

@@ -101,6 +101,8 @@ pub struct Facet {
     pub values: Vec<(Vec<u8>, u64)>,
     /// How many distinct values there are.
     pub distinct: u64,
+    /// Matching traces that have a value.
+    pub present: u64,
 }
 
 /// The answer to a query.
@@ -163,6 +165,7 @@ pub fn merge(query: &Query, found: Vec<(u32, Found)>) -> (Answer, Vec<(Cursor, H
                 attribute: *attribute,
                 values: tally.top(query.facet_values),
                 distinct: tally.len() as u64,
+                present: tally.total(),
             }
         })
         .collect();

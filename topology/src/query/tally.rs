@@ -71,6 +71,12 @@ impl Tally {
         self.entries.len()
     }
 
+    /// Occurrences of all values.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.count).sum()
+    }
+
     /// Whether nothing was counted.
     #[must_use]
     pub fn is_empty(&self) -> bool {

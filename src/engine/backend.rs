@@ -1,0 +1,235 @@
+//! The engine as the HTTP surfaces see it.
+
+use std::sync::Arc;
+
+use trailproof_topology::attribute::Attribute;
+use trailproof_topology::catalog::Catalog;
+use trailproof_topology::effect::Topic;
+use trailproof_topology::input::Offset;
+use trailproof_topology::query::answer::Answer;
+use trailproof_topology::query::predicate::{Predicate, Text};
+use trailproof_topology::query::{self, Cursor, Query};
+
+use super::Engine;
+use crate::api::backend::{
+    Axis, Backend, Check, Error, Facet, Filter, HistogramQuery, Hit, Order, Page, PageQuery, Place,
+    Selection, Test, TopicPage, TopicRecord,
+};
+use crate::log::embedded::{PartitionAppend, RecordBatchBuilder};
+use crate::metrics::{self, Metrics};
+use crate::{log, view};
+
+/// Bytes of values in one answer about a topic, beyond its first record.
+const TOPIC_BYTES_MAX: usize = 8 << 20;
+
+impl Backend for Engine {
+    fn append(&self, records: &[(u32, Vec<&[u8]>)]) -> Result<(), Error> {
+        let mut builder = RecordBatchBuilder::new();
+        let appends = records
+            .iter()
+            .map(|(partition, values)| {
+                values.iter().for_each(|value| builder.push(value));
+                let records = builder.finish();
+                PartitionAppend { topic: Topic::Traces, partition: *partition, records }
+            })
+            .collect();
+        self.log().append(appends).map(|_| ()).map_err(of_log)
+    }
+
+    fn catalog(&self) -> Arc<Catalog> {
+        Self::catalog(self)
+    }
+
+    fn traces(&self, query: &PageQuery) -> Result<Page, Error> {
+        let answer = self.ask(&Query {
+            order: match query.order {
+                Order::Newest => query::Order::Newest,
+                Order::Oldest => query::Order::Oldest,
+            },
+            cursor: query.after.map(cursor),
+            limit: query.limit,
+            count: query.count,
+            ..select(&query.selection)?
+        })?;
+        let more = answer.next.is_some();
+        let hits =
+            answer.rows.into_iter().map(|row| Hit { place: place(row.cursor), trace: row.trace });
+        Ok(Page { hits: hits.collect(), more, count: answer.total })
+    }
+
+    fn facet(
+        &self,
+        selection: &Selection,
+        attribute: Attribute,
+        limit: usize,
+    ) -> Result<Facet, Error> {
+        let answer = self.ask(&Query {
+            facets: vec![attribute],
+            facet_values: limit,
+            count: true,
+            limit: 0,
+            ..select(selection)?
+        })?;
+        let total = answer.total.unwrap_or_default();
+        let Some(facet) = answer.facets.into_iter().next() else { return Ok(Facet::default()) };
+        let others = facet.distinct.saturating_sub(facet.values.len() as u64);
+        let values = facet
+            .values
+            .into_iter()
+            .map(|(value, count)| (String::from_utf8_lossy(&value).into_owned(), count))
+            .collect();
+        Ok(Facet { values, others, absent: total.saturating_sub(facet.present) })
+    }
+
+    fn histogram(&self, query: &HistogramQuery) -> Result<Vec<u64>, Error> {
+        let buckets = i64::try_from(query.buckets).unwrap_or(i64::MAX);
+        let end = buckets
+            .checked_mul(query.interval_ms)
+            .and_then(|span| query.from_ms.checked_add(span))
+            .ok_or_else(|| Error::BadQuery("the histogram ends beyond all times".to_owned()))?;
+        let mut wanted = Query { limit: 0, ..select(&query.selection)? };
+        let (axis, range) = match query.axis {
+            Axis::Event => (query::Axis::Event, &mut wanted.time_ms),
+            Axis::Recorded => (query::Axis::Stream, &mut wanted.stream_ms),
+        };
+        *range = range.start.max(query.from_ms)..range.end.min(end);
+        wanted.histogram = Some(query::Histogram { axis, width_ms: query.interval_ms });
+        let start = wanted.histogram.as_ref().and_then(|one| wanted.buckets(one));
+        let counts = self.ask(&wanted)?.histogram;
+        let first = start.map_or(0, |(start, _)| (start - query.from_ms) / query.interval_ms);
+        let mut all = vec![0; query.buckets];
+        for (at, count) in (usize::try_from(first.max(0)).unwrap_or(0)..).zip(counts) {
+            if let Some(bucket) = all.get_mut(at) {
+                *bucket = count;
+            }
+        }
+        Ok(all)
+    }
+
+    fn topic_records(
+        &self,
+        topic: Topic,
+        partition: u32,
+        from: Offset,
+        max: usize,
+    ) -> Result<Option<TopicPage>, Error> {
+        if partition >= self.log().partitions(topic) {
+            return Ok(None);
+        }
+        let bounds = self.log().bounds(topic, partition).map_err(of_log)?;
+        let from = from.max(bounds.start);
+        let mut page = TopicPage { start: bounds.start, end: bounds.end, ..TopicPage::default() };
+        if from < bounds.end {
+            let records =
+                self.log().read(topic, partition, from, max, TOPIC_BYTES_MAX).map_err(of_log)?;
+            page.records = records
+                .into_iter()
+                .map(|record| TopicRecord {
+                    offset: record.offset,
+                    append_time_ms: record.append_time_ms,
+                    key: record.key,
+                    headers: record.headers,
+                    value: record.value,
+                })
+                .collect();
+        }
+        Ok(Some(page))
+    }
+
+    fn ready(&self) -> Vec<Check> {
+        let problems = self.problems();
+        let mut checks = vec![Check {
+            name: "log".to_owned(),
+            ok: self.log().failure().is_none(),
+            detail: self.log().failure().unwrap_or_else(|| "takes appends".to_owned()),
+        }];
+        checks.push(Check {
+            name: "engine".to_owned(),
+            ok: problems.is_empty(),
+            detail: match problems.first() {
+                None => "all loops run".to_owned(),
+                Some((job, text)) => format!("{job}: {text}"),
+            },
+        });
+        checks.push(Check {
+            name: "state".to_owned(),
+            ok: self.is_loaded(),
+            detail: if self.is_loaded() { "loaded" } else { "being loaded" }.to_owned(),
+        });
+        checks
+    }
+
+    fn measure(&self, metrics: &Metrics) {
+        for (partition, lag) in self.lag().unwrap_or_default().into_iter().enumerate() {
+            let labels = [("partition", partition.to_string())];
+            let labels: Vec<(&'static str, &str)> =
+                labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            metrics.gauge(metrics::INPUT_LAG, &labels).set(lag as f64);
+        }
+    }
+}
+
+impl Engine {
+    fn ask(&self, query: &Query) -> Result<Answer, Error> {
+        let answer = self.view().query(query).map_err(|error| match error {
+            view::Error::Refused(why) => Error::BadQuery(why),
+            view::Error::Busy(_) => Error::Unavailable(error.to_string()),
+            view::Error::Read { .. } => Error::Damaged(error.to_string()),
+        })?;
+        if answer.bounds.is_exact() {
+            return Ok(answer);
+        }
+        let why = answer.bounds.reasons().join(", ");
+        Err(Error::BadQuery(format!("the query reads too much ({why}); narrow it")))
+    }
+}
+
+fn cursor(place: Place) -> Cursor {
+    let Place { stream_time_ms, partition, offset } = place;
+    Cursor { stream_time_ms, partition, offset }
+}
+
+fn place(cursor: Cursor) -> Place {
+    let Cursor { stream_time_ms, partition, offset } = cursor;
+    Place { stream_time_ms, partition, offset }
+}
+
+/// A query for what a selection names, without rows or counts.
+fn select(selection: &Selection) -> Result<Query, Error> {
+    let predicates = selection.filters.iter().map(predicate).collect::<Result<_, _>>()?;
+    Ok(Query {
+        predicates,
+        stream_ms: selection.recorded.from_ms..selection.recorded.to_ms,
+        time_ms: selection.event.from_ms..selection.event.to_ms,
+        ..Query::newest(selection.trackers.clone(), 0)
+    })
+}
+
+fn predicate(filter: &Filter) -> Result<Predicate, Error> {
+    let mut predicate = Predicate::on(filter.attribute);
+    match (&filter.test, filter.negate) {
+        (Test::AnyOf(values), false) => predicate.any_of.clone_from(values),
+        (Test::AnyOf(values), true) => predicate.none_of.clone_from(values),
+        (Test::Prefix(values), false) if values.len() == 1 => {
+            predicate.prefix.clone_from(&values[0]);
+        }
+        (Test::Contains(values), false) if values.len() == 1 => {
+            predicate.contains = Text::new(&values[0]);
+        }
+        _ => {
+            let name = filter.attribute.name();
+            let text = format!("{name}: one beginning or text a filter, not negated");
+            return Err(Error::BadQuery(text));
+        }
+    }
+    Ok(predicate)
+}
+
+fn of_log(error: log::Error) -> Error {
+    match error {
+        log::Error::Unavailable(why) if why.contains("space") => Error::DiskFull(why),
+        log::Error::Unavailable(why) => Error::Unavailable(why),
+        log::Error::Refused(why) => Error::BadQuery(why),
+        error => Error::Damaged(error.to_string()),
+    }
+}
