@@ -1,6 +1,17 @@
 //! `trailproof run`: the server.
 
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::api::{self, Shared, server};
 use crate::cli::Settings;
+use crate::config::Config;
+use crate::engine::{self, Engine};
+use crate::keys::{self, Passphrase};
+use crate::metrics::Metrics;
+use crate::object::directory::DirectoryStore;
+use crate::signer::Signer;
+use crate::{clock, shutdown};
 
 use super::Failure;
 
@@ -10,5 +21,130 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
     for warning in &config.warnings {
         eprintln!("warning: {warning}");
     }
-    Err(Failure::new(2, "the engine is not part of this build yet"))
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing::Level::INFO)
+        .init();
+    let fresh = !config.data.join("log").exists();
+    let metrics = Metrics::new().map_err(|error| Failure::because("metrics", &error))?;
+    let metrics = Arc::new(metrics);
+    let engine = Arc::new(start(&config, Arc::clone(&metrics))?);
+    let served = serve(&config, fresh, Arc::clone(&engine), metrics);
+    // The server's handlers are gone with its runtime, so this is the last owner.
+    if let Ok(engine) = Arc::try_unwrap(engine) {
+        engine.stop().map_err(|error| Failure::because("cannot flush the state", &error))?;
+    }
+    served
+}
+
+fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Engine, Failure> {
+    std::fs::create_dir_all(&config.data).map_err(|error| {
+        Failure::because(&format!("cannot make the data folder {}", config.data.display()), &error)
+    })?;
+    let objects = DirectoryStore::open(&config.objects)
+        .map_err(|error| Failure::because("cannot open the object store", &error))?;
+    let partitions = config.partitions.unwrap_or_else(|| crate::config::cores() as u32);
+    let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+    let settings = engine::Settings {
+        data: config.data.clone(),
+        partitions,
+        catalog: config.catalog.clone(),
+        view_days: config.view_days,
+        block_cache_bytes: bytes(config.memory.block_cache),
+        write_buffer_bytes: bytes(config.memory.write_buffers),
+        clock: clock::system(),
+        objects: Arc::new(objects),
+        signer: Arc::new(signer(config)?),
+        metrics,
+    };
+    Engine::start(settings).map_err(|error| Failure::because("cannot start", &error))
+}
+
+fn signer(config: &Config) -> Result<Signer, Failure> {
+    let opened = match &config.passphrase_file {
+        Some(file) if config.keys.exists() => {
+            keys::open(&config.keys, &Passphrase::File(file.clone()))
+        }
+        Some(file) => {
+            let passphrase = Passphrase::File(file.clone());
+            keys::generate(&config.keys, &config.catalog.installation, &passphrase, clock::now_ms())
+                .and_then(|_| keys::open(&config.keys, &passphrase))
+        }
+        None => keys::open_dev(&config.keys, &config.catalog.installation, clock::now_ms()),
+    };
+    opened.map_err(|error| Failure::because("cannot open the signing keys", &error))
+}
+
+fn serve(
+    config: &Config,
+    fresh: bool,
+    engine: Arc<Engine>,
+    metrics: Arc<Metrics>,
+) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::because("cannot start the runtime", &error))?;
+    runtime.block_on(async {
+        let (trigger, asked) = shutdown::channel();
+        shutdown::listen(trigger)
+            .map_err(|error| Failure::because("cannot listen to signals", &error))?;
+        let listener = tokio::net::TcpListener::bind(config.listen).await.map_err(|error| {
+            Failure::because(&format!("cannot listen on {}", config.listen), &error)
+        })?;
+        let address = listener.local_addr().unwrap_or(config.listen);
+        greet(config, fresh, &engine, address);
+        let shared = Shared::new(
+            engine,
+            clock::system(),
+            Arc::clone(&metrics),
+            &config.http,
+            config.memory.ingest,
+        );
+        server::serve(listener, api::app(shared), config.http.clone(), metrics, asked).await;
+        Ok(())
+    })
+}
+
+/// The start-up lines, on standard error.
+fn greet(config: &Config, fresh: bool, engine: &Engine, address: std::net::SocketAddr) {
+    let spoken =
+        |ms: i64| crate::config::units::spoken(std::time::Duration::from_millis(ms.unsigned_abs()));
+    let data = |path: &Path| path.display().to_string();
+    eprintln!(
+        "trailproof {} · embedded mode · data in {}{}{}",
+        env!("CARGO_PKG_VERSION"),
+        data(&config.data),
+        if fresh { " (new)" } else { "" },
+        if config.dev { " · not for production" } else { "" }
+    );
+    let catalog = engine.catalog();
+    for account in &catalog.accounts {
+        let projects: Vec<&str> =
+            account.projects.iter().map(|project| project.id.as_str()).collect();
+        eprintln!("account   {} ({}) · projects {}", account.id, account.name, projects.join(", "));
+        for tracker in &account.trackers {
+            eprintln!(
+                "tracker   {} · {}{}",
+                tracker.name,
+                if tracker.transfers() { "transfer on" } else { "transfer off" },
+                if tracker.verify { ", verification on" } else { ", verification off" }
+            );
+        }
+    }
+    eprintln!("api       http://{address}/v3/…  http://{address}/api/v1/…");
+    for path in engine.set_aside() {
+        eprintln!("state     a damaged folder was set aside: {}", data(path));
+    }
+    eprintln!(
+        "files     every {} to {} · digest every {}",
+        spoken(catalog.cycle_ms),
+        data(&config.objects),
+        spoken(catalog.digest_interval_ms)
+    );
+    eprintln!(
+        "try       trailproof produce --server http://{address} --sample 20 && trailproof tail \
+         --server http://{address}"
+    );
+    eprintln!("check     trailproof verify {}", data(&config.objects));
 }
