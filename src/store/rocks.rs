@@ -9,7 +9,8 @@
 //! | `frames` | chunk | compressed already, large: in blob files, which no compaction rewrites |
 //! | `queue` | tail, window, outbox | written at one end, dropped at the other: no rewriting |
 //!
-//! **Invariant:** damage is found at opening or at reading, and never answered with rows.
+//! **Invariant:** damage is found at opening or at reading, and never answered with rows. A folder
+//! in which it was found is marked, so the next opening sets it aside.
 
 mod family;
 
@@ -27,6 +28,8 @@ use crate::memory_budget::MemoryBudget;
 
 /// Format of the rows; another one is rebuilt from the log.
 const FORMAT: u8 = 1;
+/// A file that says what damage was found in a folder; with it, the folder is not opened again.
+const MARK: &str = "DAMAGED";
 /// Damaged folders that are kept beside a store.
 const SET_ASIDE_MAX: u32 = 1_000;
 
@@ -68,7 +71,8 @@ impl RocksStore {
         let unavailable =
             |error: std::io::Error| Error::Unavailable(format!("{}: {error}", path.display()));
         fs::create_dir_all(path).map_err(unavailable)?;
-        if let Some(why) = headless(path).map_err(unavailable)? {
+        let marked = fs::read_to_string(path.join(MARK)).ok();
+        if let Some(why) = marked.or(headless(path).map_err(unavailable)?) {
             return Err(Error::Corrupt(format!("{}: {why}", path.display())));
         }
         let families = FAMILIES.map(|family| family.descriptor(options));
@@ -167,6 +171,11 @@ impl RocksStore {
     }
 
     fn failed(&self, error: &rocksdb::Error) -> Error {
+        if fault(error) == Fault::Damaged {
+            // RocksDB would open the folder again and trip over the same rows. Where even the mark
+            // cannot be written, the next reader of the rows finds the damage again.
+            let _ = fs::write(self.path.join(MARK), error.as_ref());
+        }
         Self::classify(&self.path, error)
     }
 
