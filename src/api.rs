@@ -53,6 +53,8 @@ pub struct Shared {
     /// Bodies whose traces may be checked at one time.
     checks: Arc<Semaphore>,
     request_timeout: Duration,
+    /// PEM text; empty where there are none.
+    public_keys: String,
 }
 
 impl Shared {
@@ -77,7 +79,14 @@ impl Shared {
             )),
             checks: Arc::new(Semaphore::new(crate::config::cores().max(2))),
             request_timeout: http.request_timeout,
+            public_keys: String::new(),
         }
+    }
+
+    /// Publishes these keys, as PEM text.
+    #[must_use]
+    pub fn with_public_keys(self, pem: String) -> Self {
+        Self { public_keys: pem, ..self }
     }
 
     /// Runs a blocking query when there is room for one, and measures it.
@@ -115,6 +124,7 @@ pub fn app(shared: Shared) -> Router {
         .route("/api/v1/topics/{topic}/{partition}", get(native::topic_records))
         .route("/api/v1/accounts", get(native::accounts))
         .route("/.well-known/trailproof/keys", get(health::keys))
+        .route("/.well-known/trailproof/checkpoint", get(health::checkpoint))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))

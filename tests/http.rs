@@ -417,6 +417,15 @@ async fn every_answer_has_a_request_id() {
 }
 
 #[tokio::test]
+async fn the_newest_checkpoint_of_a_chain_is_served() {
+    let fake = Fake::new(None);
+    let answer = get(&fake, "/.well-known/trailproof/checkpoint").await;
+    assert_eq!(answer.body, b"trailproof/_ledger\n1\n");
+    let answer = get(&fake, "/.well-known/trailproof/checkpoint?origin=other").await;
+    assert_eq!(answer.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
 async fn pages_of_other_hosts_are_refused() {
     let fake = filled().await;
     for (name, value, expect) in [

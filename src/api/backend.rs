@@ -266,9 +266,4 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Sets gauges that are only worth measuring when somebody looks.
     fn measure(&self, _metrics: &crate::metrics::Metrics) {}
-
-    /// The public keys, as PEM text; empty where there are none.
-    fn public_keys(&self) -> String {
-        String::new()
-    }
 }

@@ -2,13 +2,21 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use trailproof_topology::digest_chain::CheckpointRecord;
+use trailproof_topology::effect::Topic;
 
 use super::Shared;
+use super::backend::Backend;
 use super::error::{ApiError, ApiResult};
+use super::params::{self, Params};
+
+/// Checkpoints looked through, and how many at a time.
+const CHECKPOINTS_MAX: u64 = 20_000;
+const CHECKPOINTS_PAGE: u64 = 1_000;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -50,9 +58,43 @@ pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
 
 /// The public keys as PEM.
 pub(super) async fn keys(State(shared): State<Arc<Shared>>) -> ApiResult<Response> {
-    let keys = shared.backend.public_keys();
-    if keys.is_empty() {
-        return Err(ApiError::not_found("there are no public keys yet"));
+    if shared.public_keys.is_empty() {
+        return Err(ApiError::not_found("there are no public keys"));
     }
+    let keys = shared.public_keys.clone();
     Ok(([(header::CONTENT_TYPE, "application/x-pem-file")], keys).into_response())
+}
+
+/// The newest checkpoint of a chain, a signed note: `origin=` as in its first line, the ledger's
+/// without it.
+pub(super) async fn checkpoint(
+    State(shared): State<Arc<Shared>>,
+    Query(params): Query<Params>,
+) -> ApiResult<Response> {
+    let ledger = format!("{}/_ledger", shared.backend.catalog().installation);
+    let origin = params::last(&params, "origin").unwrap_or(&ledger).to_owned();
+    let note = shared.query("checkpoint", move |backend| newest(backend, &origin)).await?;
+    Ok(([(header::CONTENT_TYPE, TEXT)], note).into_response())
+}
+
+/// Looks through the newest checkpoints, newest first.
+fn newest(backend: &dyn Backend, origin: &str) -> ApiResult<String> {
+    let read = |from, max| {
+        let page = backend.topic_records(Topic::Checkpoints, 0, from, max)?;
+        page.ok_or_else(|| ApiError::not_found("there are no checkpoints"))
+    };
+    let mut end = read(0, 1)?.end;
+    let oldest = end.saturating_sub(CHECKPOINTS_MAX);
+    while end > oldest {
+        let from = end.saturating_sub(CHECKPOINTS_PAGE).max(oldest);
+        let page = read(from, (end - from) as usize)?;
+        let records = page.records.iter().rev();
+        let mut heads =
+            records.filter_map(|own| serde_json::from_slice::<CheckpointRecord>(&own.value).ok());
+        if let Some(head) = heads.find(|head| head.origin == origin) {
+            return Ok(head.note);
+        }
+        end = from;
+    }
+    Err(ApiError::not_found("no checkpoint of this origin is among the newest; try later"))
 }

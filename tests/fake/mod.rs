@@ -9,6 +9,7 @@ use trailproof::api::backend::{
 use trailproof::config::{Config, Layers};
 use trailproof_topology::attribute::Attribute;
 use trailproof_topology::catalog::Catalog;
+use trailproof_topology::digest_chain::CheckpointRecord;
 use trailproof_topology::effect::Topic;
 use trailproof_topology::input::Offset;
 use trailproof_topology::trace::parse;
@@ -167,6 +168,24 @@ impl Backend for Fake {
         max: usize,
     ) -> Result<Option<TopicPage>, Error> {
         use trailproof::api::backend::TopicRecord;
+        if topic == Topic::Checkpoints {
+            let head = CheckpointRecord {
+                version: String::new(),
+                origin: "trailproof/_ledger".to_owned(),
+                tracker: "_ledger".to_owned(),
+                sequence: 0,
+                root: String::new(),
+                interval_end_ms: START_MS,
+                digest_bucket: String::new(),
+                digest_object: String::new(),
+                digest_sha256: String::new(),
+                note: "trailproof/_ledger\n1\n".to_owned(),
+            };
+            let value = serde_json::to_vec(&head).unwrap();
+            let (key, headers) = (b"_ledger".to_vec(), vec![]);
+            let record = TopicRecord { offset: 0, append_time_ms: START_MS, key, headers, value };
+            return Ok(Some(TopicPage { start: 0, end: 1, records: vec![record] }));
+        }
         if topic != Topic::DeadLetters || partition > 0 {
             return Ok((partition == 0).then(TopicPage::default));
         }
