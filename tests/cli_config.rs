@@ -83,11 +83,9 @@ fn later_layers_win() {
 fn an_address_that_others_can_reach_is_refused() {
     check(
         &["listen=0.0.0.0:8473"],
-        &[
-            "listen: 0.0.0.0:8473 is not a loopback address, and authentication does not exist yet: \
-           whoever reached it could read and write every trace; listen on 127.0.0.1 or [::1] and \
-           reach it through ssh -L or an authenticating proxy (from --set)",
-        ],
+        &["listen: 0.0.0.0:8473 is not a loopback address, and authentication does not exist \
+           yet: whoever reached it could read and write every trace; listen on 127.0.0.1 or [::1] \
+           and reach it through ssh -L or an authenticating proxy (from --set)"],
     );
     check(
         &["listen=localhost"],

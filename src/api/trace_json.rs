@@ -282,7 +282,11 @@ mod tests {
         check(
             r#"{"user":{"name":"a","principal_is_root_user":true,"invoked_by":["x"],
                 "session_context":{"attributes":{"mfa_authenticated":false,"created_at":17}}}}"#,
-            r#"{"user":{"name":"a","principal_is_root_user":"true","invoked_by":["x"],"session_context":{"attributes":{"mfa_authenticated":"false","created_at":"17"}}}}"#,
+            concat!(
+                r#"{"user":{"name":"a","principal_is_root_user":"true","invoked_by":["x"],"#,
+                r#""session_context":{"attributes":{"mfa_authenticated":"false","#,
+                r#""created_at":"17"}}}}"#
+            ),
         );
         check(r#"{"user":"{\"name\":\"a\"}"}"#, r#"{"user":{"name":"a"}}"#);
         check(r#"{"user":"root"}"#, r#"{"user":{"name":"root"}}"#);

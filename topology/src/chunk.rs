@@ -38,7 +38,8 @@ pub struct Span {
 impl Span {
     /// Says that a trace lacks the attribute.
     pub const ABSENT: Self = Self { start: 0, length: u32::MAX };
-    /// Set in `start` where the value lies in the side text, because it stands escaped in the trace.
+    /// Set in `start` where the value lies in the side text, because it stands escaped in the
+    /// trace.
     pub const SIDE: u32 = 1 << 31;
 }
 

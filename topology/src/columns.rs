@@ -5,7 +5,8 @@
 //! appearance: sorting waits until a run is made. Of a trace id only the hash is kept, because
 //! nearly every one is new; a match is verified in the trace itself.
 //!
-//! **Invariant:** columns say nothing that the traces do not, so they may be made again at any time.
+//! **Invariant:** columns say nothing that the traces do not, so they may be made again at any
+//! time.
 //!
 //! Source: `docs/formats.md`, "Columns".
 

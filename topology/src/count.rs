@@ -3,8 +3,8 @@
 //! When a cycle ends in a partition, these counts leave as `closed` records and begin again at
 //! zero. They are the ledger that lets an auditor add up offsets (I3).
 //!
-//! **Invariant (I11):** an account's counts are in its own row; nothing is summed over accounts here
-//! except what belongs to none.
+//! **Invariant (I11):** an account's counts are in its own row; nothing is summed over accounts
+//! here except what belongs to none.
 
 use std::collections::BTreeMap;
 

@@ -5,8 +5,8 @@
 //! ([`search::search`]) and merges the answers ([`answer`]). Every trace that is selected is in
 //! exactly one source, so every answer counts it once.
 //!
-//! **Invariant:** nothing here guesses. Where a bound stops a scan, or a hash could not be verified,
-//! the answer says so ([`answer::Bounds`]).
+//! **Invariant:** nothing here guesses. Where a bound stops a scan, or a hash could not be
+//! verified, the answer says so ([`answer::Bounds`]).
 
 use std::collections::BTreeMap;
 use std::ops::Range;

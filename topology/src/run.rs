@@ -2,9 +2,9 @@
 //!
 //! A run numbers its traces by *ordinals* in offset order, whatever segments they are in, and cuts
 //! them into blocks of [`BLOCK`] ordinals. For each attribute it has a sorted dictionary, whose
-//! values say how often and in which blocks they occur, and one code per ordinal; where nearly every
-//! trace has its own value, hashes with ordinals instead. Filters become masks over blocks, facets
-//! come out of dictionaries.
+//! values say how often and in which blocks they occur, and one code per ordinal; where nearly
+//! every trace has its own value, hashes with ordinals instead. Filters become masks over blocks,
+//! facets come out of dictionaries.
 //!
 //! **Invariant:** a trace of a closed chunk is either in one columns row or in one run. Runs are a
 //! cache made from columns; nothing that leaves depends on their shape.

@@ -1,7 +1,7 @@
 //! The tail: traces that are in open chunks, kept in one row per batch.
 //!
-//! A restart reads the rows in order and fills the open chunks again. A trace whose chunk has closed
-//! since is recognised by its segment's last offset and passed over.
+//! A restart reads the rows in order and fills the open chunks again. A trace whose chunk has
+//! closed since is recognised by its segment's last offset and passed over.
 //!
 //! Source: `docs/formats.md`, "Tail".
 

@@ -1,10 +1,10 @@
 //! The window of resends: the last traces of a partition, by id and content.
 //!
-//! A resend has the account, the id and the content of a trace in the window; it is stored once. The
-//! same id with other content is another trace: kept, and counted as a conflict.
+//! A resend has the account, the id and the content of a trace in the window; it is stored once.
+//! The same id with other content is another trace: kept, and counted as a conflict.
 //!
-//! The window is rows of the partition's state, so it depends on the log alone. Its memory is fixed:
-//! 24 bytes for each trace it can hold.
+//! The window is rows of the partition's state, so it depends on the log alone. Its memory is
+//! fixed: 24 bytes for each trace it can hold.
 //!
 //! **Invariant:** the table holds exactly the ring's entries, found by linear probing without
 //! tombstones: a removal shifts later entries of its cluster back.

@@ -185,8 +185,8 @@ fn check_partitions(path: &Path, topic: Topic, stored: u32, wanted: u32) -> Resu
         return Ok(());
     }
     Err(Error::Refused(format!(
-        "topic {} of {} has {stored} partitions, {wanted} are configured; set `partitions = {stored}`, \
-         or begin with an empty data folder",
+        "topic {} of {} has {stored} partitions, {wanted} are configured; set \
+         `partitions = {stored}`, or begin with an empty data folder",
         topic.name(),
         path.display()
     )))
