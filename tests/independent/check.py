@@ -8,13 +8,15 @@ stdout), 2 the check could not run.
 import argparse
 import json
 import sys
+import urllib.error
 import urllib.parse
 import urllib.request
 
 from chain import Archive
-from formats import DECODER, Objects, PublicKeys
+from formats import DECODER, Objects, Problem, PublicKeys
 
 PAGE_MAX = 200
+TIME_MAX_MS = 9_999_999_999_999
 
 
 def read_journal(path):
@@ -53,8 +55,11 @@ def check_journal(archive, sent):
 
 def get(server, path, **query):
     url = f"{server}{path}?{urllib.parse.urlencode(query)}"
-    with urllib.request.urlopen(url, timeout=30) as answer:
-        return json.load(answer)
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        raise Problem(f"{url}: {error.code} {error.read().decode(errors='replace')}") from error
 
 
 def pages(server, project, **query):
@@ -73,7 +78,7 @@ def pages(server, project, **query):
 def check_api(server, project, sent):
     """Every sent trace is found by paging once, and by its id."""
     problems, seen = [], {}
-    for trace in pages(server, project, **{"from": 1, "to": 253402300799999}):
+    for trace in pages(server, project, **{"from": 1, "to": TIME_MAX_MS}):
         seen[trace["trace_id"]] = seen.get(trace["trace_id"], 0) + 1
     problems += [f"API: trace {i} is paged {n} times" for i, n in seen.items() if n > 1]
     problems += [f"API: trace {i} is on no page" for i in sent if i not in seen]
@@ -116,6 +121,6 @@ def main():
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except OSError as error:
+    except (OSError, Problem) as error:
         print(f"check: {error}", file=sys.stderr)
         sys.exit(2)

@@ -46,7 +46,7 @@ def main():
     port = str(free_port())
     script = [f"PATH={binary.parent}:$PATH", "set -m", "trap 'kill %1 2>/dev/null' EXIT"]
     for number, (command, _) in enumerate(tour):
-        script.append(f"echo '@@ {number}'")
+        script.append(f"echo; echo '@@ {number}'")
         script.append(command.replace(PORT, port))
         script.append(f"status=$?; [ $status -eq 0 ] || {{ echo '@@ failed '$status; exit 1; }}")
     with tempfile.TemporaryDirectory(prefix="trailproof-tour-") as home:
