@@ -1,0 +1,287 @@
+//! Queries over ten million traces of one tracker in two partitions, RocksDB underneath.
+//!
+//! `TRAILPROOF_BENCH_TRACES` sets another number of traces. Prints a table and adds its figures to
+//! `target/bench.json`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use trailproof::memory_budget::MemoryBudget;
+use trailproof::store::StateStore;
+use trailproof::store::rocks::{Options, RocksStore};
+use trailproof::view::{Published, View, Viewed};
+use trailproof_topology::attribute::Attribute;
+use trailproof_topology::key::{self, Table};
+use trailproof_topology::query::predicate::Text;
+use trailproof_topology::query::{Axis, Histogram, Order, Predicate, Query};
+use trailproof_topology::state::{Changes, Rows};
+
+use load::{NAMES, Random, START_MS, TRACKER, USERS};
+
+#[path = "query/load.rs"]
+mod load;
+
+const PARTITIONS: u32 = 2;
+const REPEATS: usize = 40;
+const CACHE_BYTES: usize = 128 << 20;
+const HOUR_MS: i64 = 3_600_000;
+
+fn main() {
+    let wanted = std::env::var("TRAILPROOF_BENCH_TRACES").ok();
+    let traces: u64 = wanted.and_then(|text| text.parse().ok()).unwrap_or(10_000_000);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let memory = MemoryBudget::new(CACHE_BYTES, 64 << 20);
+    let options = Options::new(memory, PARTITIONS as usize);
+    let open = |name: String| {
+        Arc::new(RocksStore::open(&folder.path().join(name), &options).expect("a new store"))
+    };
+    let stores: Vec<_> = (0..PARTITIONS).map(|number| open(number.to_string())).collect();
+    let costs: Vec<load::Cost> = std::thread::scope(|scope| {
+        let fill = |(store, seed)| {
+            scope.spawn(move || load::fill(store, traces / u64::from(PARTITIONS), seed))
+        };
+        let threads: Vec<_> = stores.iter().zip(1..).map(fill).collect();
+        threads.into_iter().map(|thread| thread.join().expect("filled")).collect()
+    });
+    let mut figures = BTreeMap::new();
+    let filled: u64 = costs.iter().map(|cost| cost.traces).sum();
+    let micros = |total: Duration| total.as_secs_f64() * 1e6 / filled as f64;
+    let columns = micros(costs.iter().map(|cost| cost.columns).sum());
+    let indexer = micros(costs.iter().map(|cost| cost.indexer).sum());
+    figures.insert("index_columns_us".to_owned(), (columns, "us", 0.25, 0.5));
+    figures.insert("index_us_per_trace".to_owned(), (columns + indexer, "us", 0.5, 1.0));
+    stores.iter().for_each(|store| store.flush().expect("the disk has room"));
+    let index = open("index".to_owned());
+    for table in [Table::Run, Table::Columns] {
+        let rows = copy(&stores, &index, table);
+        println!("{table:?} rows: {rows}");
+    }
+    let bytes = index.disk_bytes() as f64 / filled as f64;
+    figures.insert("index_bytes_per_trace".to_owned(), (bytes, "B", 35.0, 45.0));
+
+    let viewed = |(store, partition): (&Arc<RocksStore>, u32)| Viewed {
+        partition,
+        store: store.clone(),
+        published: Published::default(),
+    };
+    let view = View::new(stores.iter().zip(0..).map(viewed).collect());
+    let mut worst: f64 = 0.0;
+    for (name, make) in queries() {
+        let (p50, p95) = measure(&view, name, make.as_ref());
+        worst = worst.max(p95);
+        figures.insert(format!("query_{name}_p95_ms"), (p95, "ms", 20.0, 50.0));
+        println!("{name:28} p50 {p50:7.2} ms  p95 {p95:7.2} ms");
+    }
+    figures.insert("query_p95_ms".to_owned(), (worst, "ms", 20.0, 50.0));
+    for name in ["index_columns_us", "index_us_per_trace", "index_bytes_per_trace", "query_p95_ms"]
+    {
+        let (value, unit, goal, must) = figures[name];
+        println!("{name:28} {value:.3} {unit} (goal {goal}, must {must})");
+    }
+    write(&figures);
+}
+
+/// Copies a table into a store of its own, to weigh it.
+fn copy(stores: &[Arc<RocksStore>], index: &RocksStore, table: Table) -> usize {
+    let (from, to) = key::whole(table);
+    let mut rows = 0;
+    for (store, number) in stores.iter().zip(0u8..) {
+        let mut changes = Changes::default();
+        store
+            .snapshot()
+            .scan(&from, &to, &mut |key, value| {
+                rows += 1;
+                // One tracker's rows of several partitions lie in one store here.
+                let mut key = key.to_vec();
+                key[3] = number;
+                changes.put(key, value.to_vec());
+                if changes.list.len() == 1_000 {
+                    index.commit(&std::mem::take(&mut changes)).expect("the disk has room");
+                }
+                true
+            })
+            .expect("rows are intact");
+        index.commit(&changes).expect("the disk has room");
+    }
+    index.flush().expect("the disk has room");
+    rows
+}
+
+type Make = Box<dyn Fn(&mut Random) -> Query>;
+
+fn queries() -> Vec<(&'static str, Make)> {
+    fn base() -> Query {
+        Query::newest(vec![TRACKER], 50)
+    }
+    fn with(predicates: Vec<Predicate>) -> Query {
+        Query { predicates, ..base() }
+    }
+    fn is(attribute: Attribute, value: impl AsRef<str>) -> Predicate {
+        Predicate::is(attribute, value.as_ref())
+    }
+    fn user(random: &mut Random) -> Predicate {
+        Predicate::is(Attribute::User, &format!("user-{:04}", random.below(USERS)))
+    }
+    fn count(query: Query) -> Query {
+        Query { limit: 0, count: true, ..query }
+    }
+    fn facets(query: Query, facets: &[Attribute]) -> Query {
+        Query { limit: 0, facets: facets.to_vec(), ..query }
+    }
+    let six = [
+        Attribute::ServiceType,
+        Attribute::TraceName,
+        Attribute::TraceRating,
+        Attribute::User,
+        Attribute::Code,
+        Attribute::SourceIp,
+    ];
+    let day = START_MS..START_MS + 86_400_000;
+    let histogram = |axis| Some(Histogram { axis, width_ms: 60_000 });
+    let (one, other) = (day.clone(), day);
+    vec![
+        ("newest", Box::new(|_| base())),
+        ("oldest", Box::new(|_| Query { order: Order::Oldest, ..base() })),
+        ("user", Box::new(|random| with(vec![user(random)]))),
+        ("user_absent", Box::new(|_| with(vec![is(Attribute::User, "nobody")]))),
+        (
+            "two_rare",
+            Box::new(|random| {
+                let name = format!("resource-name-{}", random.below(NAMES));
+                with(vec![user(random), is(Attribute::ResourceName, name)])
+            }),
+        ),
+        (
+            "resource_id",
+            Box::new(|random| {
+                let resource = random.below(load::RESOURCES).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                let id = format!("{resource:016x}-5e1f-4c7b-{:012x}", random.skewed(USERS));
+                with(vec![is(Attribute::ResourceId, id)])
+            }),
+        ),
+        (
+            "trace_id_absent",
+            Box::new(|random| {
+                with(vec![is(Attribute::TraceId, format!("{:036x}", random.next()))])
+            }),
+        ),
+        (
+            "service_user_2h",
+            Box::new(|random| {
+                let start = START_MS + random.below(22 * HOUR_MS as u64) as i64;
+                let query = with(vec![user(random), is(Attribute::ServiceType, "OBS")]);
+                Query { stream_ms: start..start + 2 * HOUR_MS, count: true, ..query }
+            }),
+        ),
+        ("count_user", Box::new(|random| count(with(vec![user(random)])))),
+        (
+            "count_type_and_rating",
+            Box::new(|_| {
+                count(with(vec![
+                    is(Attribute::TraceType, "ConsoleAction"),
+                    is(Attribute::TraceRating, "warning"),
+                ]))
+            }),
+        ),
+        (
+            "count_user_and_service",
+            Box::new(|random| count(with(vec![user(random), is(Attribute::ServiceType, "IAM")]))),
+        ),
+        (
+            "count_contains_name",
+            Box::new(|random| {
+                let text = Text::new(&format!("NAME-{}", random.below(NAMES)));
+                count(with(vec![Predicate {
+                    contains: text,
+                    ..Predicate::on(Attribute::ResourceName)
+                }]))
+            }),
+        ),
+        (
+            "count_not_service_prefix",
+            Box::new(|_| {
+                let none_of = vec!["ECS".to_owned(), "OBS".to_owned()];
+                let prefix = "user-00".to_owned();
+                count(with(vec![
+                    Predicate { none_of, ..Predicate::on(Attribute::ServiceType) },
+                    Predicate { prefix, ..Predicate::on(Attribute::User) },
+                ]))
+            }),
+        ),
+        (
+            "count_event_hour",
+            Box::new(|random| {
+                let start = START_MS + random.below(23 * HOUR_MS as u64) as i64;
+                count(Query { time_ms: start..start + HOUR_MS, ..base() })
+            }),
+        ),
+        ("facets_six", Box::new(move |_| facets(base(), &six))),
+        ("facet_resource_name", Box::new(|_| facets(base(), &[Attribute::ResourceName]))),
+        (
+            "facets_six_of_rating",
+            Box::new(move |_| facets(with(vec![is(Attribute::TraceRating, "warning")]), &six)),
+        ),
+        (
+            "facets_six_of_service",
+            Box::new(move |_| facets(with(vec![is(Attribute::ServiceType, "ECS")]), &six)),
+        ),
+        (
+            "facet_name_of_user",
+            Box::new(|random| facets(with(vec![user(random)]), &[Attribute::ResourceName])),
+        ),
+        (
+            "histogram_minutes",
+            Box::new(move |_| {
+                let histogram = histogram(Axis::Event);
+                Query { limit: 0, time_ms: one.clone(), histogram, ..base() }
+            }),
+        ),
+        (
+            "histogram_minutes_rating",
+            Box::new(move |_| {
+                let query = with(vec![is(Attribute::TraceRating, "warning")]);
+                Query {
+                    limit: 0,
+                    stream_ms: other.clone(),
+                    histogram: histogram(Axis::Stream),
+                    ..query
+                }
+            }),
+        ),
+    ]
+}
+
+/// Median and 95th percentile of a query in milliseconds, after a few to warm up.
+fn measure(view: &View<RocksStore>, name: &str, make: &dyn Fn(&mut Random) -> Query) -> (f64, f64) {
+    let random = &mut Random(11);
+    let mut times: Vec<f64> = (0..REPEATS + 5)
+        .map(|_| {
+            let query = make(random);
+            let before = Instant::now();
+            let answer = view.query(&query).expect("an answer");
+            let taken = before.elapsed().as_secs_f64() * 1e3;
+            assert!(answer.bounds.is_exact() || name.starts_with("facet"), "{:?}", answer.bounds);
+            taken
+        })
+        .skip(5)
+        .collect();
+    times.sort_by(f64::total_cmp);
+    (times[REPEATS / 2], times[REPEATS * 95 / 100])
+}
+
+/// Adds the figures to `target/bench.json`.
+fn write(figures: &BTreeMap<String, (f64, &str, f64, f64)>) {
+    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
+    let path = std::path::Path::new(&target).join("bench.json");
+    let known = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let mut all: serde_json::Map<String, serde_json::Value> = known.unwrap_or_default();
+    for (name, (value, unit, goal, must)) in figures {
+        let figure =
+            json!({"value": value, "unit": unit, "goal": goal, "must": must, "better": "lower"});
+        all.insert(name.clone(), figure);
+    }
+    let text = serde_json::to_vec_pretty(&all).expect("figures serialise");
+    std::fs::write(&path, text).expect("target is writable");
+}
