@@ -1,9 +1,11 @@
 //! Queries over ten million traces of one tracker in two partitions, RocksDB underneath.
 //!
-//! `TRAILPROOF_BENCH_TRACES` sets another number of traces. Prints a table and adds its figures to
-//! `target/bench.json`.
+//! `TRAILPROOF_BENCH_TRACES` sets another number of traces, `TRAILPROOF_BENCH_DATA` a folder that is
+//! kept and used again, `TRAILPROOF_BENCH_QUERY` a part of the names of the queries to run. Prints a
+//! table and adds its figures to `target/bench.json`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,9 @@ use load::{NAMES, Random, START_MS, TRACKER, USERS};
 #[path = "query/load.rs"]
 mod load;
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const PARTITIONS: u32 = 2;
 const REPEATS: usize = 40;
 const CACHE_BYTES: usize = 128 << 20;
@@ -31,13 +36,46 @@ const HOUR_MS: i64 = 3_600_000;
 fn main() {
     let wanted = std::env::var("TRAILPROOF_BENCH_TRACES").ok();
     let traces: u64 = wanted.and_then(|text| text.parse().ok()).unwrap_or(10_000_000);
-    let folder = tempfile::tempdir().expect("a temporary folder");
+    let temporary = tempfile::tempdir().expect("a temporary folder");
+    let kept = std::env::var_os("TRAILPROOF_BENCH_DATA").map(PathBuf::from);
+    let folder = kept.unwrap_or_else(|| temporary.path().to_owned());
+    let filled_before = folder.join("0").exists();
     let memory = MemoryBudget::new(CACHE_BYTES, 64 << 20);
     let options = Options::new(memory, PARTITIONS as usize);
     let open = |name: String| {
-        Arc::new(RocksStore::open(&folder.path().join(name), &options).expect("a new store"))
+        Arc::new(RocksStore::open(&folder.join(name), &options).expect("a new store"))
     };
     let stores: Vec<_> = (0..PARTITIONS).map(|number| open(number.to_string())).collect();
+    let mut figures = BTreeMap::new();
+    if !filled_before {
+        fill(&stores, traces, &mut figures);
+        weigh(&stores, &open("index".to_owned()), traces, &mut figures);
+    }
+    let viewed = |(store, partition): (&Arc<RocksStore>, u32)| Viewed {
+        partition,
+        store: store.clone(),
+        published: Published::default(),
+    };
+    let view = View::new(stores.iter().zip(0..).map(viewed).collect());
+    let only = std::env::var("TRAILPROOF_BENCH_QUERY").unwrap_or_default();
+    let mut worst: f64 = 0.0;
+    for (name, make) in queries().into_iter().filter(|(name, _)| name.contains(&only)) {
+        let Measured { p50, p95, cpu } = measure(&view, name, make.as_ref());
+        worst = worst.max(p95);
+        figures.insert(format!("query_{name}_p95_ms"), (p95, "ms", 20.0, 50.0));
+        println!("{name:28} p50 {p50:7.2} ms  p95 {p95:7.2} ms  cpu {cpu:7.2} ms");
+    }
+    figures.insert("query_p95_ms".to_owned(), (worst, "ms", 20.0, 50.0));
+    for (name, (value, unit, goal, must)) in &figures {
+        println!("{name:36} {value:8.3} {unit} (goal {goal}, must {must})");
+    }
+    write(&figures);
+}
+
+type Figures = BTreeMap<String, (f64, &'static str, f64, f64)>;
+
+/// Fills the stores, each on its own thread, and says what columns and runs cost.
+fn fill(stores: &[Arc<RocksStore>], traces: u64, figures: &mut Figures) {
     let costs: Vec<load::Cost> = std::thread::scope(|scope| {
         let fill = |(store, seed)| {
             scope.spawn(move || load::fill(store, traces / u64::from(PARTITIONS), seed))
@@ -45,42 +83,22 @@ fn main() {
         let threads: Vec<_> = stores.iter().zip(1..).map(fill).collect();
         threads.into_iter().map(|thread| thread.join().expect("filled")).collect()
     });
-    let mut figures = BTreeMap::new();
-    let filled: u64 = costs.iter().map(|cost| cost.traces).sum();
-    let micros = |total: Duration| total.as_secs_f64() * 1e6 / filled as f64;
-    let columns = micros(costs.iter().map(|cost| cost.columns).sum());
+    let micros = |total: Duration| total.as_secs_f64() * 1e6 / traces as f64;
+    let columns = load::columns_cost().as_secs_f64() * 1e6;
     let indexer = micros(costs.iter().map(|cost| cost.indexer).sum());
     figures.insert("index_columns_us".to_owned(), (columns, "us", 0.25, 0.5));
     figures.insert("index_us_per_trace".to_owned(), (columns + indexer, "us", 0.5, 1.0));
     stores.iter().for_each(|store| store.flush().expect("the disk has room"));
-    let index = open("index".to_owned());
+}
+
+/// Weighs the index: its rows in a store of their own.
+fn weigh(stores: &[Arc<RocksStore>], index: &RocksStore, traces: u64, figures: &mut Figures) {
     for table in [Table::Run, Table::Columns] {
-        let rows = copy(&stores, &index, table);
+        let rows = copy(stores, index, table);
         println!("{table:?} rows: {rows}");
     }
-    let bytes = index.disk_bytes() as f64 / filled as f64;
+    let bytes = index.disk_bytes() as f64 / traces as f64;
     figures.insert("index_bytes_per_trace".to_owned(), (bytes, "B", 35.0, 45.0));
-
-    let viewed = |(store, partition): (&Arc<RocksStore>, u32)| Viewed {
-        partition,
-        store: store.clone(),
-        published: Published::default(),
-    };
-    let view = View::new(stores.iter().zip(0..).map(viewed).collect());
-    let mut worst: f64 = 0.0;
-    for (name, make) in queries() {
-        let (p50, p95) = measure(&view, name, make.as_ref());
-        worst = worst.max(p95);
-        figures.insert(format!("query_{name}_p95_ms"), (p95, "ms", 20.0, 50.0));
-        println!("{name:28} p50 {p50:7.2} ms  p95 {p95:7.2} ms");
-    }
-    figures.insert("query_p95_ms".to_owned(), (worst, "ms", 20.0, 50.0));
-    for name in ["index_columns_us", "index_us_per_trace", "index_bytes_per_trace", "query_p95_ms"]
-    {
-        let (value, unit, goal, must) = figures[name];
-        println!("{name:28} {value:.3} {unit} (goal {goal}, must {must})");
-    }
-    write(&figures);
 }
 
 /// Copies a table into a store of its own, to weigh it.
@@ -253,10 +271,21 @@ fn queries() -> Vec<(&'static str, Make)> {
     ]
 }
 
-/// Median and 95th percentile of a query in milliseconds, after a few to warm up.
-fn measure(view: &View<RocksStore>, name: &str, make: &dyn Fn(&mut Random) -> Query) -> (f64, f64) {
+/// What a query took, in milliseconds.
+struct Measured {
+    p50: f64,
+    p95: f64,
+    /// Processor time of the process for one query, on average.
+    cpu: f64,
+}
+
+fn measure(view: &View<RocksStore>, name: &str, make: &dyn Fn(&mut Random) -> Query) -> Measured {
     let random = &mut Random(11);
-    let mut times: Vec<f64> = (0..REPEATS + 5)
+    for _ in 0..5 {
+        view.query(&make(random)).expect("an answer");
+    }
+    let cpu = process_time();
+    let mut times: Vec<f64> = (0..REPEATS)
         .map(|_| {
             let query = make(random);
             let before = Instant::now();
@@ -265,14 +294,21 @@ fn measure(view: &View<RocksStore>, name: &str, make: &dyn Fn(&mut Random) -> Qu
             assert!(answer.bounds.is_exact() || name.starts_with("facet"), "{:?}", answer.bounds);
             taken
         })
-        .skip(5)
         .collect();
     times.sort_by(f64::total_cmp);
-    (times[REPEATS / 2], times[REPEATS * 95 / 100])
+    let cpu = (process_time() - cpu) / REPEATS as f64;
+    Measured { p50: times[REPEATS / 2], p95: times[REPEATS * 95 / 100], cpu }
+}
+
+/// Processor time of this process in milliseconds, in steps of ten.
+fn process_time() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split(' ').collect();
+    fields.iter().skip(12).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() * 10.0
 }
 
 /// Adds the figures to `target/bench.json`.
-fn write(figures: &BTreeMap<String, (f64, &str, f64, f64)>) {
+fn write(figures: &Figures) {
     let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
     let path = std::path::Path::new(&target).join("bench.json");
     let known = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());

@@ -16,7 +16,7 @@ use crate::input::{Millis, Offset};
 use crate::key::{Key, SegmentId, Table, TrackerId};
 use crate::stage::{Damage, LoadError};
 use crate::state::Rows;
-use crate::varint;
+use crate::{pack, varint};
 
 pub mod dictionary;
 pub mod merge;
@@ -259,6 +259,8 @@ impl Header {
                 2 => {
                     let width = varint::take_bytes(row, 1)?[0];
                     let values = u16::try_from(varint::take(row)?).ok()?;
+                    let fits = width == pack::width_of(values) || (width, values) == (0, 1);
+                    fits.then_some(())?;
                     Shape::Dictionary { values, width }
                 }
                 _ => return None,

@@ -55,7 +55,6 @@ pub(super) fn count<'a, R: Readable>(
 /// Counts by code, for the facets of one source.
 struct Counts {
     facets: Vec<(Attribute, Vec<u32>)>,
-    scratch: Vec<u16>,
 }
 
 impl Counts {
@@ -70,7 +69,7 @@ impl Counts {
                 .map_or(1, |columns| columns.attributes[attribute as usize].values_len() + 1),
         };
         let facets = query.facets.iter().map(|one| (*one, vec![0; codes(*one)])).collect();
-        Self { facets, scratch: Vec::new() }
+        Self { facets }
     }
 
     fn add<R: Readable>(
@@ -83,23 +82,21 @@ impl Counts {
             if counts.len() == 1 {
                 continue;
             }
-            let codes = match (source, source.columns()) {
-                (Source::Run(run), _) => {
-                    if matches!(run.shape(*attribute), Shape::Dictionary { width: 0, .. }) {
-                        counts[1] += mask.ones() as u32;
-                        continue;
+            match (source, source.columns()) {
+                (Source::Run(run), _) => match run.shape(*attribute) {
+                    Shape::Dictionary { width: 0, .. } => counts[1] += mask.ones() as u32,
+                    Shape::Dictionary { width, .. } => {
+                        let row = run.codes_row(*attribute, block)?;
+                        let counted = mask.count_packed(&row, width, counts);
+                        whole(counted, "codes do not decode")?;
                     }
-                    self.scratch.clear();
-                    run.codes(*attribute, block, &mut self.scratch)?;
-                    &self.scratch
+                    Shape::Absent | Shape::Hashes => {}
+                },
+                (_, Some(columns)) => {
+                    let codes = &columns.attributes[*attribute as usize].codes;
+                    mask.iter().for_each(|at| counts[usize::from(codes[at])] += 1);
                 }
-                (_, Some(columns)) => &columns.attributes[*attribute as usize].codes,
-                (_, None) => continue,
-            };
-            if mask.is_full() {
-                codes.iter().for_each(|code| counts[usize::from(*code)] += 1);
-            } else {
-                mask.iter().for_each(|at| counts[usize::from(codes[at])] += 1);
+                (_, None) => {}
             }
         }
         Ok(())
@@ -153,16 +150,23 @@ fn finish_run<R: Readable>(
     if left == 0 || !matches!(run.shape(attribute), Shape::Dictionary { .. }) {
         return Ok(());
     }
-    let (id, zones) = (&run.header.id, run.header.zones.len());
-    dictionary::visit_from(run.rows, id, attribute as u8, zones, b"", &mut |value| {
-        let count = match counts {
-            Some(counts) => counts.get(usize::from(value.code)).copied().unwrap_or(0),
-            None => value.count,
-        };
-        if count > 0 {
-            tally.add(value.bytes, u64::from(count));
-            left -= 1;
-        }
+    if let (Shape::Dictionary { values, .. }, None) = (run.shape(attribute), counts) {
+        tally.reserve(usize::from(values));
+    }
+    dictionary::visit_pieces(run.rows, &run.header.id, attribute as u8, &mut |values| {
+        let counted: Vec<(&[u8], u64)> = values
+            .iter()
+            .map(|value| match counts {
+                Some(counts) => {
+                    (value.bytes, counts.get(usize::from(value.code)).copied().unwrap_or(0))
+                }
+                None => (value.bytes, value.count),
+            })
+            .filter(|(_, count)| *count > 0)
+            .map(|(value, count)| (value, u64::from(count)))
+            .collect();
+        tally.add_all(&counted);
+        left = left.saturating_sub(counted.len());
         left > 0
     })
 }

@@ -140,6 +140,34 @@ impl Mask {
             }
         }
     }
+
+    /// Counts the packed codes of the matching traces; `None` where `row` is too short for the block
+    /// or has a code that `counts` has no place for.
+    #[must_use]
+    pub fn count_packed(&self, row: &[u8], width: u8, counts: &mut [u32]) -> Option<()> {
+        let mask = ((1u32 << width) - 1) as u16;
+        let per_word = 8 * usize::from(width);
+        if row.len() != crate::pack::codes_len(self.count, width) {
+            return None;
+        }
+        for (word, bytes) in self.words.iter().zip(row.chunks(per_word)) {
+            let mut left = *word;
+            while left != 0 {
+                let at = left.trailing_zeros() as usize;
+                left &= left - 1;
+                let code = match width {
+                    8 => u16::from(bytes[at]),
+                    16 => u16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]),
+                    _ => {
+                        let bit = at * usize::from(width);
+                        u16::from(bytes[bit / 8] >> (bit % 8)) & mask
+                    }
+                };
+                *counts.get_mut(usize::from(code))? += 1;
+            }
+        }
+        Some(())
+    }
 }
 
 fn bits<T>(items: &[T], test: impl Fn(&T) -> bool) -> u64 {
@@ -229,6 +257,12 @@ mod tests {
                     let wanted: Vec<usize> = (0..count).filter(|at| set.has(codes[*at])).collect();
                     assert_eq!(packed.iter().collect::<Vec<_>>(), wanted);
                     assert_eq!(packed.ones(), wanted.len());
+                    let mut counts = vec![0; usize::from(max) + 1];
+                    packed.count_packed(&row, width, &mut counts).unwrap();
+                    for at in wanted {
+                        counts[usize::from(codes[at])] -= 1;
+                    }
+                    assert!(counts.iter().all(|count| *count == 0));
                 }
             }
         }

@@ -6,6 +6,7 @@ use std::ops::Range;
 use crate::attribute::Attribute;
 use crate::columns::{Columns, value_hash};
 use crate::input::{Millis, Offset};
+use crate::pack::codes_len;
 use crate::query::answer::Bounds;
 use crate::query::fetch::Fetcher;
 use crate::query::mask::{CodeSet, Mask};
@@ -13,7 +14,7 @@ use crate::query::predicate::{Predicate, indexed};
 use crate::query::source::{Extent, Source};
 use crate::run::dictionary::{self, all_blocks};
 use crate::run::reader::Run;
-use crate::run::{BLOCK, Read, Readable, Section, Shape};
+use crate::run::{BLOCK, Read, Readable, Section, Shape, whole};
 use crate::trace;
 
 /// The ranges a trace must lie in.
@@ -199,7 +200,7 @@ impl<'q> Matcher<'q> {
                 if predicate.matches_rest(value.bytes) {
                     take((value.code, value.count, value.blocks));
                 }
-                value.bytes.starts_with(prefix)
+                prefix.is_empty() || value.bytes.starts_with(prefix)
             })?;
         }
         if inverted {
@@ -263,6 +264,8 @@ impl<'q> Matcher<'q> {
                 Source::Run(run) => match run.shape(*attribute) {
                     Shape::Dictionary { width, .. } if width > 0 => {
                         let row = run.codes_row(*attribute, block)?;
+                        let fits = row.len() == codes_len(mask.block_len(), width);
+                        whole(fits.then_some(()), "codes do not decode")?;
                         mask.keep_packed(&row, width, set);
                     }
                     _ => {}

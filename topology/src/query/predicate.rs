@@ -44,16 +44,15 @@ impl Text {
     #[must_use]
     pub fn is_in(&self, value: &[u8]) -> bool {
         let folded = self.folded.as_bytes();
-        let Some((first, rest)) = folded.split_first() else { return true };
+        let (Some(first), Some(last)) = (folded.first(), folded.last()) else { return true };
         if !value.is_ascii() {
             return String::from_utf8_lossy(value).to_lowercase().contains(&self.folded);
         }
-        if folded.len() > value.len() {
-            return false;
-        }
-        (0..=value.len() - folded.len()).any(|at| {
-            value[at].to_ascii_lowercase() == *first
-                && value[at + 1..at + folded.len()].eq_ignore_ascii_case(rest)
+        // Both ends must agree before the rest is compared: most places fail at once.
+        value.windows(folded.len()).any(|window| {
+            window[window.len() - 1].to_ascii_lowercase() == *last
+                && window[0].to_ascii_lowercase() == *first
+                && window.eq_ignore_ascii_case(folded)
         })
     }
 }
@@ -93,7 +92,9 @@ impl Predicate {
 
     /// Whether a value meets all but `any_of`.
     pub(super) fn matches_rest(&self, value: &[u8]) -> bool {
-        value.starts_with(self.prefix.as_bytes())
+        // Comparing with nothing is not free: an empty text points nowhere, and masked loads from
+        // there take a slow path of the processor.
+        (self.prefix.is_empty() || value.starts_with(self.prefix.as_bytes()))
             && self.contains.is_in(value)
             && !self.none_of.iter().any(|one| indexed(one) == value)
     }

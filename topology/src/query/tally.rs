@@ -25,12 +25,47 @@ struct Entry {
 }
 
 impl Tally {
+    /// Makes room for so many more values.
+    pub fn reserve(&mut self, values: usize) {
+        let wanted = self.entries.len() + values.min(VALUES_MAX);
+        if wanted * 2 >= self.slots.len() {
+            self.grow(wanted);
+            self.entries.reserve(values.min(VALUES_MAX));
+        }
+    }
+
+    /// Adds occurrences of many values.
+    ///
+    /// A large tally does not fit the processor's caches. So the memory that a batch needs is
+    /// touched first, for all its values at once, and the waits overlap.
+    pub fn add_all(&mut self, values: &[(&[u8], u64)]) {
+        self.reserve(values.len());
+        let mask = self.slots.len() - 1;
+        let hashes: Vec<u64> = values.iter().map(|(value, _)| xxh3_64(value)).collect();
+        let slots: Vec<u64> = hashes.iter().map(|hash| self.slots[*hash as usize & mask]).collect();
+        let starts: Vec<u32> = slots
+            .iter()
+            .map(|slot| {
+                (*slot as u32).checked_sub(1).map_or(0, |at| self.entries[at as usize].start)
+            })
+            .collect();
+        let touched = starts
+            .iter()
+            .fold(0u8, |sum, start| sum ^ self.bytes.get(*start as usize).copied().unwrap_or(0));
+        std::hint::black_box(touched);
+        for ((value, count), hash) in values.iter().zip(hashes) {
+            self.add_hashed(value, *count, hash);
+        }
+    }
+
     /// Adds `count` occurrences of a value.
     pub fn add(&mut self, value: &[u8], count: u64) {
-        if self.entries.len() * 2 >= self.slots.len() {
-            self.grow();
-        }
-        let (hash, mask) = (xxh3_64(value), self.slots.len() - 1);
+        self.reserve(1);
+        self.add_hashed(value, count, xxh3_64(value));
+    }
+
+    fn add_hashed(&mut self, value: &[u8], count: u64, hash: u64) {
+        let mask = self.slots.len() - 1;
         let mut at = hash as usize & mask;
         loop {
             let slot = self.slots[at];
@@ -59,8 +94,11 @@ impl Tally {
 
     /// Adds all of another tally.
     pub fn merge(&mut self, other: &Self) {
-        for entry in &other.entries {
-            self.add(other.value(entry), entry.count);
+        self.reserve(other.entries.len());
+        for entries in other.entries.chunks(256) {
+            let values: Vec<(&[u8], u64)> =
+                entries.iter().map(|entry| (other.value(entry), entry.count)).collect();
+            self.add_all(&values);
         }
         self.overflow |= other.overflow;
     }
@@ -108,8 +146,8 @@ impl Tally {
         &self.bytes[entry.start as usize..][..entry.length as usize]
     }
 
-    fn grow(&mut self) {
-        let size = (self.slots.len() * 4).max(64);
+    fn grow(&mut self, values: usize) {
+        let size = (values * 3).next_power_of_two().max(64);
         self.slots = vec![0; size];
         for (entry, number) in self.entries.iter().zip(1u64..) {
             let mut at = entry.hash as usize & (size - 1);

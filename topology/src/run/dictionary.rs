@@ -144,13 +144,53 @@ pub fn visit_from<R: Readable>(
 ) -> Read<(), R> {
     let start = run.section(Section::Dictionary, attribute).raw(from).done();
     let (_, end) = run.section(Section::Dictionary, attribute).range();
-    let mut intact = Some(true);
+    let (mut intact, mut before) = (Some(true), !from.is_empty());
     rows.scan(&start, &end, &mut |_, piece| {
-        intact = visit_piece(piece, blocks, &mut |value| value.bytes < from || visit(value));
+        intact = visit_piece(piece, blocks, &mut |value| {
+            before = before && value.bytes < from;
+            before || visit(value)
+        });
         intact == Some(true)
     })
     .map_err(crate::stage::LoadError::Store)?;
     whole(intact.map(|_| ()), "a dictionary piece does not decode")
+}
+
+/// Visits the pieces of a whole dictionary, each as a list of values, until `visit` returns false.
+///
+/// # Errors
+/// As [`visit_from`].
+pub fn visit_pieces<R: Readable>(
+    rows: &R,
+    run: &RunId,
+    attribute: u8,
+    visit: &mut dyn FnMut(&[Value<'_>]) -> bool,
+) -> Read<(), R> {
+    let (start, end) = run.section(Section::Dictionary, attribute).range();
+    let mut intact = true;
+    rows.scan(&start, &end, &mut |_, piece| {
+        let values = values_of(piece);
+        intact = values.is_some();
+        values.is_some_and(|values| visit(&values))
+    })
+    .map_err(crate::stage::LoadError::Store)?;
+    whole(intact.then_some(()), "a dictionary piece does not decode")
+}
+
+/// The values of a piece; their blocks are not read.
+fn values_of(mut piece: &[u8]) -> Option<Vec<Value<'_>>> {
+    let piece = &mut piece;
+    let mut code = u16::from_le_bytes(varint::take_bytes(piece, 2)?.try_into().ok()?);
+    let mut values = Vec::with_capacity(piece.len() / 16);
+    while !piece.is_empty() {
+        let length = usize::try_from(varint::take(piece)?).ok()?;
+        let count = u32::try_from(varint::take(piece)?).ok()?;
+        take_blocks(piece, 0)?;
+        let bytes = varint::take_bytes(piece, length)?;
+        values.push(Value { code, count, blocks: 0, bytes });
+        code = code.wrapping_add(1);
+    }
+    Some(values)
 }
 
 /// Finds one value.
