@@ -35,10 +35,10 @@ pub enum Error {
 pub enum Test {
     /// Equal to one of these.
     AnyOf(Vec<String>),
-    /// Begins with one of these.
-    Prefix(Vec<String>),
-    /// Contains one of these, without regard to ASCII case.
-    Contains(Vec<String>),
+    /// Begins with this.
+    Prefix(String),
+    /// Contains this, whatever the case of its letters.
+    Contains(String),
 }
 
 /// One condition on an attribute.
@@ -48,8 +48,8 @@ pub struct Filter {
     pub attribute: Attribute,
     /// How it compares.
     pub test: Test,
-    /// Whether the traces are wanted that do *not* pass the test; those without the attribute
-    /// are among them.
+    /// Whether the traces are wanted that do *not* pass the test, those without the attribute
+    /// among them. Only with [`Test::AnyOf`].
     pub negate: bool,
 }
 

@@ -1,7 +1,8 @@
 //! Selections of `/api/v1`: which account, trackers, times and attribute values.
 //!
 //! `user=alice&user=bob` any of them · `user!=alice` none of them · `user^=adm` begins with ·
-//! `user~=min` contains, without regard to ASCII case · `user!^=adm`, `user!~=min` their contrary.
+//! `user~=min` contains, whatever the case of its letters. A beginning and a text are one value each;
+//! all conditions hold together.
 //!
 //! **Invariant:** a parameter that is not understood is refused, never passed over: an audit query
 //! that asks something else than was meant gives false comfort.
@@ -20,15 +21,9 @@ const VALUES_MAX: usize = 100;
 /// Parameters that choose traces, besides the fields.
 const COMMON: [&str; 6] = ["account", "tracker", "from", "to", "recorded_from", "recorded_to"];
 
-/// How a field's name ends, the longest first.
-const OPERATORS: [(&str, &str, bool); 6] = [
-    ("!^", "^", true),
-    ("!~", "~", true),
-    ("!", "=", true),
-    ("^", "^", false),
-    ("~", "~", false),
-    ("", "=", false),
-];
+/// How a field's name ends, and what that means.
+const OPERATORS: [(&str, &str, bool); 4] =
+    [("!", "=", true), ("^", "^", false), ("~", "~", false), ("", "=", false)];
 
 /// Reads the selection; `own` are the parameters that the endpoint reads itself.
 pub(super) fn selection(params: &Params, catalog: &Catalog, own: &[&str]) -> ApiResult<Selection> {
@@ -47,19 +42,20 @@ pub(super) fn selection(params: &Params, catalog: &Catalog, own: &[&str]) -> Api
             filter.attribute == attribute && filter.negate == negate && *own == operator
         };
         if let Some((filter, _)) = filters.iter_mut().find(same) {
-            let (Test::AnyOf(values) | Test::Prefix(values) | Test::Contains(values)) =
-                &mut filter.test;
+            let Test::AnyOf(values) = &mut filter.test else {
+                return Err(ApiError::bad_query(format!("{name} takes one value")));
+            };
             if values.len() == VALUES_MAX {
                 return Err(ApiError::bad_query(format!("{name} has over {VALUES_MAX} values")));
             }
             values.push(value.clone());
             continue;
         }
-        let values = vec![value.clone()];
+        let value = value.clone();
         let test = match operator {
-            "^" => Test::Prefix(values),
-            "~" => Test::Contains(values),
-            _ => Test::AnyOf(values),
+            "^" => Test::Prefix(value),
+            "~" => Test::Contains(value),
+            _ => Test::AnyOf(vec![value]),
         };
         filters.push((Filter { attribute, test, negate }, operator));
     }

@@ -130,7 +130,7 @@ fn fields() -> String {
         "\
 FIELDS (of /api/v1/traces, /api/v1/facets and trailproof query)
   {}
-  =a,b any of · !=a none of · ^=a begins with · ~=a contains, without regard to case
+  =a any of the values given · !=a none of them · ^=a begins with · ~=a contains, in any case
 ",
         names.join(", ")
     )

@@ -1,5 +1,6 @@
 //! `trailproof run`: the server.
 
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,10 +22,7 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
     for warning in &config.warnings {
         eprintln!("warning: {warning}");
     }
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_max_level(tracing::Level::INFO)
-        .init();
+    log_to_stderr();
     let fresh = !config.data.join("log").exists();
     let metrics = Metrics::new().map_err(|error| Failure::because("metrics", &error))?;
     let metrics = Arc::new(metrics);
@@ -35,6 +33,19 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
         engine.stop().map_err(|error| Failure::because("cannot flush the state", &error))?;
     }
     served
+}
+
+/// Log lines: readable on a terminal, else JSON; levels as `RUST_LOG` says.
+fn log_to_stderr() {
+    let levels = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
+        .from_env_lossy();
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(levels);
+    if std::io::stderr().is_terminal() {
+        log.init();
+    } else {
+        log.json().init();
+    }
 }
 
 fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Engine, Failure> {
@@ -100,10 +111,22 @@ fn serve(
             Arc::clone(&metrics),
             &config.http,
             config.memory.ingest,
-        );
-        server::serve(listener, api::app(shared), config.http.clone(), metrics, asked).await;
+        )
+        .with_public_keys(public_keys(config));
+        server::serve(listener, api::app(shared), config.http, metrics, asked).await;
         Ok(())
     })
+}
+
+/// The public keys as PEM; empty where they cannot be read.
+fn public_keys(config: &Config) -> String {
+    match keys::published(&config.keys) {
+        Ok(file) => file.keys.into_iter().map(|key| key.public_key).collect(),
+        Err(error) => {
+            tracing::warn!(%error, "the public keys are not served");
+            String::new()
+        }
+    }
 }
 
 /// The start-up lines, on standard error.

@@ -210,16 +210,11 @@ fn predicate(filter: &Filter) -> Result<Predicate, Error> {
     match (&filter.test, filter.negate) {
         (Test::AnyOf(values), false) => predicate.any_of.clone_from(values),
         (Test::AnyOf(values), true) => predicate.none_of.clone_from(values),
-        (Test::Prefix(values), false) if values.len() == 1 => {
-            predicate.prefix.clone_from(&values[0]);
-        }
-        (Test::Contains(values), false) if values.len() == 1 => {
-            predicate.contains = Text::new(&values[0]);
-        }
-        _ => {
+        (Test::Prefix(value), false) => predicate.prefix.clone_from(value),
+        (Test::Contains(value), false) => predicate.contains = Text::new(value),
+        (Test::Prefix(_) | Test::Contains(_), true) => {
             let name = filter.attribute.name();
-            let text = format!("{name}: one beginning or text a filter, not negated");
-            return Err(Error::BadQuery(text));
+            return Err(Error::BadQuery(format!("{name}: only values can be excluded")));
         }
     }
     Ok(predicate)

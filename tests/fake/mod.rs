@@ -75,8 +75,8 @@ fn test(filter: &Filter, value: Option<&str>) -> bool {
     let lower = |text: &str| text.to_ascii_lowercase();
     let passed = value.is_some_and(|value| match &filter.test {
         Test::AnyOf(values) => values.iter().any(|own| own == value),
-        Test::Prefix(values) => values.iter().any(|own| value.starts_with(own)),
-        Test::Contains(values) => values.iter().any(|own| lower(value).contains(&lower(own))),
+        Test::Prefix(own) => value.starts_with(own),
+        Test::Contains(own) => lower(value).contains(&lower(own)),
     });
     passed != filter.negate
 }
