@@ -156,6 +156,18 @@ impl Reject {
 /// assert_eq!(parse(b"[]").unwrap_err().reason, Reason::NotAnObject);
 /// ```
 pub fn parse(record: &[u8]) -> Result<Trace<'_>, Reject> {
+    if record.len() > TRACE_BYTES_MAX {
+        let detail = format!("{} bytes, the limit is {TRACE_BYTES_MAX}", record.len());
+        return Err(Reject::new(Reason::TooLarge, detail));
+    }
+    parse_stored(record)
+}
+
+/// Parses a stored trace: as [`parse`], without the bound, which derived members may exceed.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_stored(record: &[u8]) -> Result<Trace<'_>, Reject> {
     let text = readable(record)?;
     let members: Members<'_> = serde_json::from_str(text).map_err(|error| {
         let mut reject = not_members(&error);
@@ -168,12 +180,8 @@ pub fn parse(record: &[u8]) -> Result<Trace<'_>, Reject> {
     })
 }
 
-/// The checks that need no parser: size, UTF-8, byte-order mark, object, depth.
+/// The checks that need no parser: UTF-8, byte-order mark, object, depth.
 fn readable(record: &[u8]) -> Result<&str, Reject> {
-    if record.len() > TRACE_BYTES_MAX {
-        let detail = format!("{} bytes, the limit is {TRACE_BYTES_MAX}", record.len());
-        return Err(Reject::new(Reason::TooLarge, detail));
-    }
     let text = std::str::from_utf8(record).map_err(|error| {
         Reject::new(Reason::NotUtf8, format!("byte {} is not UTF-8", error.valid_up_to()))
     })?;

@@ -16,6 +16,7 @@ use trailproof_topology::merkle::{Frontier, leaf_hash};
 use trailproof_topology::record::{RecordStage, Setup};
 use trailproof_topology::stage::{Batch, Stage};
 use trailproof_topology::state::Rows;
+use trailproof_topology::trace::TRACE_BYTES_MAX;
 
 enum Said {
     Trace(Vec<u8>),
@@ -144,6 +145,29 @@ fn batches_and_restarts_change_nothing_that_leaves() {
             same(&label, segments(&rows).into_iter().collect(), &expected.1);
         }
     }
+}
+
+/// The largest record grows by the members that are derived for it, and must still be read back.
+#[test]
+fn the_largest_trace_survives_a_restart() {
+    let head = b"{\"time\":1,\"service_type\":\"ECS\",\"resource_type\":\"ecs\",\
+        \"trace_name\":\"do\",\"trace_rating\":\"normal\",\"trace_type\":\"ApiCall\",\
+        \"domain_id\":\"account-000\",\"request\":\"";
+    let mut largest = head.to_vec();
+    largest.resize(TRACE_BYTES_MAX - 2, b'x');
+    largest.extend_from_slice(b"\"}");
+    let start = 1_700_000_000_000;
+    let records = vec![
+        (start, Said::Catalog(1)),
+        (start + 1, Said::Trace(largest.clone())),
+        (start + 2, Said::Tick),
+        (start + 40_000, Said::Tick),
+    ];
+    let log = Log { records, catalogs: BTreeMap::from([(1, catalog(1))]) };
+    let expected = segments(&run(&log, 0, 10_000, false));
+    assert_eq!(segments(&run(&log, 0, 1, true)), expected);
+    let stored = expected.values().next().unwrap();
+    assert!(stored.len() > largest.len(), "nothing was derived");
 }
 
 #[test]

@@ -264,7 +264,7 @@ fn refill(
             return;
         };
         for entry in traces {
-            let Ok(trace) = trace::parse(entry.stored) else {
+            let Ok(trace) = trace::parse_stored(entry.stored) else {
                 parsed = false;
                 return;
             };
