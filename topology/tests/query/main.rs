@@ -225,6 +225,34 @@ fn answers_over_runs_of_many_blocks_are_those_of_a_naive_filter() {
     ask_and_check(7, &world, random, 200);
 }
 
+/// Every row of the runs of a small world, level 0 and merged, is the golden one.
+#[test]
+fn the_rows_of_runs_are_the_golden_ones() {
+    let random = &mut Random(3);
+    let mut world = World::new(START_MS);
+    for _ in 0..24 {
+        world.feed(random, 2, 5, 1);
+        world.index(1, 2);
+    }
+    let mut rows = String::new();
+    let mut levels = BTreeMap::new();
+    for (key, row) in world.lanes[0].rows.iter().filter(|(key, _)| key[0] == Table::Run as u8) {
+        if let Some(header) = trailproof_topology::run::Header::decode(key, row) {
+            *levels.entry(header.id.level).or_insert(0) += 1;
+        }
+        let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
+        rows += &format!("{} {}\n", hex(key), hex(row));
+    }
+    assert!(levels.len() > 1, "{levels:?}");
+    let golden = include_str!("../golden/runs.hex");
+    let golden: String = golden
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert!(rows == golden, "the rows are now:\n{rows}");
+}
+
 #[test]
 fn pages_give_every_trace_once_while_new_ones_arrive() {
     for seed in 0..60 {
