@@ -5,6 +5,7 @@
 //! table and adds its figures to `target/bench.json`.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -59,8 +60,12 @@ fn main() {
     let view = View::new(stores.iter().zip(0..).map(viewed).collect());
     let only = std::env::var("TRAILPROOF_BENCH_QUERY").unwrap_or_default();
     let mut worst: f64 = 0.0;
-    for (name, make) in queries().into_iter().filter(|(name, _)| name.contains(&only)) {
-        let Measured { p50, p95, cpu } = measure(&view, name, make.as_ref());
+    for (name, make) in [lists(), counts(), facets_and_histograms()]
+        .concat()
+        .into_iter()
+        .filter(|(name, _)| name.contains(&only))
+    {
+        let Measured { p50, p95, cpu } = measure(&view, name, make);
         worst = worst.max(p95);
         figures.insert(format!("query_{name}_p95_ms"), (p95, "ms", 20.0, 50.0));
         println!("{name:28} p50 {p50:7.2} ms  p95 {p95:7.2} ms  cpu {cpu:7.2} ms");
@@ -127,76 +132,92 @@ fn copy(stores: &[Arc<RocksStore>], index: &RocksStore, table: Table) -> usize {
     rows
 }
 
-type Make = Box<dyn Fn(&mut Random) -> Query>;
+type Make = fn(&mut Random) -> Query;
+type Case = (&'static str, Make);
 
-fn queries() -> Vec<(&'static str, Make)> {
-    fn base() -> Query {
-        Query::newest(vec![TRACKER], 50)
-    }
-    fn with(predicates: Vec<Predicate>) -> Query {
-        Query { predicates, ..base() }
-    }
-    fn is(attribute: Attribute, value: impl AsRef<str>) -> Predicate {
-        Predicate::is(attribute, value.as_ref())
-    }
-    fn user(random: &mut Random) -> Predicate {
-        Predicate::is(Attribute::User, &format!("user-{:04}", random.below(USERS)))
-    }
-    fn count(query: Query) -> Query {
-        Query { limit: 0, count: true, ..query }
-    }
-    fn facets(query: Query, facets: &[Attribute]) -> Query {
-        Query { limit: 0, facets: facets.to_vec(), ..query }
-    }
-    let six = [
-        Attribute::ServiceType,
-        Attribute::TraceName,
-        Attribute::TraceRating,
-        Attribute::User,
-        Attribute::Code,
-        Attribute::SourceIp,
-    ];
-    let day = START_MS..START_MS + 86_400_000;
-    let histogram = |axis| Some(Histogram { axis, width_ms: 60_000 });
-    let (one, other) = (day.clone(), day);
+const SIX: [Attribute; 6] = [
+    Attribute::ServiceType,
+    Attribute::TraceName,
+    Attribute::TraceRating,
+    Attribute::User,
+    Attribute::Code,
+    Attribute::SourceIp,
+];
+
+fn base() -> Query {
+    Query::newest(vec![TRACKER], 50)
+}
+
+fn with(predicates: Vec<Predicate>) -> Query {
+    Query { predicates, ..base() }
+}
+
+fn is(attribute: Attribute, value: impl AsRef<str>) -> Predicate {
+    Predicate::is(attribute, value.as_ref())
+}
+
+fn user(random: &mut Random) -> Predicate {
+    is(Attribute::User, format!("user-{:04}", random.below(USERS)))
+}
+
+fn count(query: Query) -> Query {
+    Query { limit: 0, count: true, ..query }
+}
+
+fn facets(query: Query, facets: &[Attribute]) -> Query {
+    Query { limit: 0, facets: facets.to_vec(), ..query }
+}
+
+fn day() -> Range<i64> {
+    START_MS..START_MS + 86_400_000
+}
+
+fn histogram(axis: Axis) -> Option<Histogram> {
+    Some(Histogram { axis, width_ms: 60_000 })
+}
+
+fn lists() -> Vec<Case> {
     vec![
-        ("newest", Box::new(|_| base())),
-        ("oldest", Box::new(|_| Query { order: Order::Oldest, ..base() })),
-        ("user", Box::new(|random| with(vec![user(random)]))),
-        ("user_absent", Box::new(|_| with(vec![is(Attribute::User, "nobody")]))),
+        ("newest", (|_| base())),
+        ("oldest", (|_| Query { order: Order::Oldest, ..base() })),
+        ("user", (|random| with(vec![user(random)]))),
+        ("user_absent", (|_| with(vec![is(Attribute::User, "nobody")]))),
         (
             "two_rare",
-            Box::new(|random| {
+            (|random| {
                 let name = format!("resource-name-{}", random.below(NAMES));
                 with(vec![user(random), is(Attribute::ResourceName, name)])
             }),
         ),
         (
             "resource_id",
-            Box::new(|random| {
+            (|random| {
                 let resource = random.below(load::RESOURCES).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                let id = format!("{resource:016x}-5e1f-4c7b-{:012x}", random.skewed(USERS));
+                let id = format!("{resource:016x}-5e1f-4c7b-0123456789ab");
                 with(vec![is(Attribute::ResourceId, id)])
             }),
         ),
         (
             "trace_id_absent",
-            Box::new(|random| {
-                with(vec![is(Attribute::TraceId, format!("{:036x}", random.next()))])
-            }),
+            (|random| with(vec![is(Attribute::TraceId, format!("{:036x}", random.next()))])),
         ),
         (
             "service_user_2h",
-            Box::new(|random| {
+            (|random| {
                 let start = START_MS + random.below(22 * HOUR_MS as u64) as i64;
                 let query = with(vec![user(random), is(Attribute::ServiceType, "OBS")]);
                 Query { stream_ms: start..start + 2 * HOUR_MS, count: true, ..query }
             }),
         ),
-        ("count_user", Box::new(|random| count(with(vec![user(random)])))),
+    ]
+}
+
+fn counts() -> Vec<Case> {
+    vec![
+        ("count_user", (|random| count(with(vec![user(random)])))),
         (
             "count_type_and_rating",
-            Box::new(|_| {
+            (|_| {
                 count(with(vec![
                     is(Attribute::TraceType, "ConsoleAction"),
                     is(Attribute::TraceRating, "warning"),
@@ -205,11 +226,11 @@ fn queries() -> Vec<(&'static str, Make)> {
         ),
         (
             "count_user_and_service",
-            Box::new(|random| count(with(vec![user(random), is(Attribute::ServiceType, "IAM")]))),
+            (|random| count(with(vec![user(random), is(Attribute::ServiceType, "IAM")]))),
         ),
         (
             "count_contains_name",
-            Box::new(|random| {
+            (|random| {
                 let text = Text::new(&format!("NAME-{}", random.below(NAMES)));
                 count(with(vec![Predicate {
                     contains: text,
@@ -219,7 +240,7 @@ fn queries() -> Vec<(&'static str, Make)> {
         ),
         (
             "count_not_service_prefix",
-            Box::new(|_| {
+            (|_| {
                 let none_of = vec!["ECS".to_owned(), "OBS".to_owned()];
                 let prefix = "user-00".to_owned();
                 count(with(vec![
@@ -230,42 +251,42 @@ fn queries() -> Vec<(&'static str, Make)> {
         ),
         (
             "count_event_hour",
-            Box::new(|random| {
+            (|random| {
                 let start = START_MS + random.below(23 * HOUR_MS as u64) as i64;
                 count(Query { time_ms: start..start + HOUR_MS, ..base() })
             }),
         ),
-        ("facets_six", Box::new(move |_| facets(base(), &six))),
-        ("facet_resource_name", Box::new(|_| facets(base(), &[Attribute::ResourceName]))),
+    ]
+}
+
+fn facets_and_histograms() -> Vec<Case> {
+    vec![
+        ("facets_six", (|_| facets(base(), &SIX))),
+        ("facet_resource_name", (|_| facets(base(), &[Attribute::ResourceName]))),
         (
             "facets_six_of_rating",
-            Box::new(move |_| facets(with(vec![is(Attribute::TraceRating, "warning")]), &six)),
+            (|_| facets(with(vec![is(Attribute::TraceRating, "warning")]), &SIX)),
         ),
         (
             "facets_six_of_service",
-            Box::new(move |_| facets(with(vec![is(Attribute::ServiceType, "ECS")]), &six)),
+            (|_| facets(with(vec![is(Attribute::ServiceType, "ECS")]), &SIX)),
         ),
         (
             "facet_name_of_user",
-            Box::new(|random| facets(with(vec![user(random)]), &[Attribute::ResourceName])),
+            (|random| facets(with(vec![user(random)]), &[Attribute::ResourceName])),
         ),
         (
             "histogram_minutes",
-            Box::new(move |_| {
+            (|_| {
                 let histogram = histogram(Axis::Event);
-                Query { limit: 0, time_ms: one.clone(), histogram, ..base() }
+                Query { limit: 0, time_ms: day(), histogram, ..base() }
             }),
         ),
         (
             "histogram_minutes_rating",
-            Box::new(move |_| {
+            (|_| {
                 let query = with(vec![is(Attribute::TraceRating, "warning")]);
-                Query {
-                    limit: 0,
-                    stream_ms: other.clone(),
-                    histogram: histogram(Axis::Stream),
-                    ..query
-                }
+                Query { limit: 0, stream_ms: day(), histogram: histogram(Axis::Stream), ..query }
             }),
         ),
     ]

@@ -82,13 +82,28 @@ fn group_of(key: &[u8]) -> Option<Group> {
     Some((day, key.get(3..19)?.try_into().ok()?))
 }
 
+/// A count of the rows that wait, under way.
+#[derive(Debug)]
+struct Stock {
+    /// The next key to look at.
+    from: Vec<u8>,
+    /// The group it is in, and its rows so far.
+    group: Option<(Group, usize)>,
+}
+
+impl Stock {
+    fn begin() -> Self {
+        Self { from: key::whole(Table::Columns).0, group: None }
+    }
+}
+
 /// Turns one partition's columns into runs.
 #[derive(Debug)]
 pub struct Indexer<S> {
     store: Arc<S>,
     backlog: Backlog,
-    /// Where taking stock goes on, and the group it is in; `None` when it is done.
-    stock: Option<(Vec<u8>, Option<(Group, usize)>)>,
+    /// Taking stock; `None` when it is done.
+    stock: Option<Stock>,
     /// A group whose runs may be due for a merge.
     merging: Option<Group>,
     idle_steps: u32,
@@ -98,8 +113,7 @@ impl<S: StateStore> Indexer<S> {
     /// An indexer that begins by taking stock.
     #[must_use]
     pub fn new(store: Arc<S>, backlog: Backlog) -> Self {
-        let stock = Some((key::whole(Table::Columns).0, None));
-        Self { store, backlog, stock, merging: None, idle_steps: 0 }
+        Self { store, backlog, stock: Some(Stock::begin()), merging: None, idle_steps: 0 }
     }
 
     /// Does one piece of work, of at most a million traces. False: there was nothing to do; ask
@@ -120,7 +134,7 @@ impl<S: StateStore> Indexer<S> {
             if self.idle_steps < STOCK_IDLE_STEPS {
                 return Ok(false);
             }
-            self.stock = Some((key::whole(Table::Columns).0, None));
+            self.stock = Some(Stock::begin());
         }
         self.idle_steps = 0;
         self.take_stock()
@@ -152,7 +166,7 @@ impl<S: StateStore> Indexer<S> {
 
     /// Counts the rows of one stretch of the columns table.
     fn take_stock(&mut self) -> Result<bool, LoadError<Error>> {
-        let Some((from, mut counted)) = self.stock.take() else { return Ok(false) };
+        let Some(Stock { from, group: mut counted }) = self.stock.take() else { return Ok(false) };
         let (_, to) = key::whole(Table::Columns);
         let (mut seen, mut next) = (0, None);
         self.store
@@ -176,7 +190,7 @@ impl<S: StateStore> Indexer<S> {
             })
             .map_err(LoadError::Store)?;
         match next {
-            Some(next) => self.stock = Some((next, counted)),
+            Some(from) => self.stock = Some(Stock { from, group: counted }),
             None => {
                 if let Some((known, count)) = counted {
                     self.backlog.set(known, count);

@@ -96,7 +96,7 @@ fn push(part: &mut Part, random: &mut Random, service: usize, offset: u64, strea
     set(Attribute::SourceIp, &format!("10.{}.{}.9", random.below(80), random.skewed(250)));
     set(Attribute::ResourceName, &format!("resource-name-{}", random.skewed(NAMES)));
     let resource = random.below(RESOURCES).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    set(Attribute::ResourceId, &format!("{resource:016x}-5e1f-4c7b-{user:012x}"));
+    set(Attribute::ResourceId, &format!("{resource:016x}-5e1f-4c7b-0123456789ab"));
     let (high, low) = (random.next(), random.next());
     set(
         Attribute::TraceId,
