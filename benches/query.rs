@@ -300,7 +300,7 @@ struct Measured {
     cpu: f64,
 }
 
-fn measure(view: &View<RocksStore>, name: &str, make: &dyn Fn(&mut Random) -> Query) -> Measured {
+fn measure(view: &View<RocksStore>, name: &str, make: Make) -> Measured {
     let random = &mut Random(11);
     for _ in 0..5 {
         view.query(&make(random)).expect("an answer");
