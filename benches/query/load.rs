@@ -113,7 +113,7 @@ fn push(part: &mut Part, random: &mut Random, service: usize, offset: u64, strea
     set(Attribute::EnterpriseProjectId, ["0", "ep-a", "ep-b", "ep-c"][random.skewed(4) as usize]);
     set(Attribute::ProjectId, "00000000000000000000000000000001");
     if random.below(3) == 0 {
-        set(Attribute::ReadOnly, if user % 2 == 0 { "true" } else { "false" });
+        set(Attribute::ReadOnly, if user.is_multiple_of(2) { "true" } else { "false" });
     }
     part.text.extend_from_slice(b",\"account\":{\"x\":\"");
     part.text.truncate(part.text.len() - 16);
