@@ -6,12 +6,16 @@
 //! What a trace has no member for (user agent, TLS details, region, …) is kept in the member
 //! `cloudtrail`. CloudTrail has no status code, so `code` is derived from `errorCode`.
 
+mod record;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
+
+use record::{Identity, Record};
 
 /// Whose traces they become.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,88 +55,6 @@ const RESOURCES: [(&str, &str, bool); 24] = [
     ("resourceId", "resource", true),
     ("name", "", false),
 ];
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Record<'a> {
-    #[serde(rename = "eventID")]
-    event_id: Option<String>,
-    event_time: Option<String>,
-    event_source: Option<String>,
-    event_name: Option<String>,
-    event_category: Option<String>,
-    event_type: Option<String>,
-    event_version: Option<String>,
-    aws_region: Option<String>,
-    #[serde(rename = "sourceIPAddress")]
-    source_ip_address: Option<String>,
-    user_agent: Option<String>,
-    error_code: Option<String>,
-    error_message: Option<String>,
-    #[serde(borrow)]
-    request_parameters: Option<&'a RawValue>,
-    #[serde(borrow)]
-    response_elements: Option<&'a RawValue>,
-    #[serde(borrow)]
-    additional_event_data: Option<&'a RawValue>,
-    #[serde(borrow)]
-    service_event_details: Option<&'a RawValue>,
-    #[serde(borrow)]
-    addendum: Option<&'a RawValue>,
-    api_version: Option<String>,
-    #[serde(rename = "requestID")]
-    request_id: Option<String>,
-    #[serde(rename = "sharedEventID")]
-    shared_event_id: Option<String>,
-    read_only: Option<Value>,
-    recipient_account_id: Option<String>,
-    session_credential_from_console: Option<Value>,
-    tls_details: Option<Value>,
-    vpc_endpoint_id: Option<String>,
-    user_identity: Option<Identity>,
-    resources: Option<Vec<Resource>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Identity {
-    r#type: Option<String>,
-    principal_id: Option<String>,
-    arn: Option<String>,
-    account_id: Option<String>,
-    access_key_id: Option<String>,
-    user_name: Option<String>,
-    invoked_by: Option<String>,
-    session_context: Option<Session>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Session {
-    session_issuer: Option<Issuer>,
-    attributes: Option<Attributes>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Issuer {
-    user_name: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Attributes {
-    creation_date: Option<String>,
-    mfa_authenticated: Option<Value>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Resource {
-    #[serde(rename = "ARN")]
-    arn: Option<String>,
-    r#type: Option<String>,
-}
 
 /// The records of a file: `{"Records": […]}`, as CloudTrail writes it.
 ///

@@ -1,8 +1,8 @@
 //! Selections of `/api/v1`: which account, trackers, times and attribute values.
 //!
 //! `user=alice&user=bob` any of them · `user!=alice` none of them · `user^=adm` begins with ·
-//! `user~=min` contains, whatever the case of its letters. A beginning and a text are one value each;
-//! all conditions hold together.
+//! `user~=min` contains, whatever the case of its letters. A beginning and a text are one value
+//! each; all conditions hold together.
 //!
 //! **Invariant:** a parameter that is not understood is refused, never passed over: an audit query
 //! that asks something else than was meant gives false comfort.
