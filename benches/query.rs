@@ -1,8 +1,8 @@
 //! Queries over ten million traces of one tracker in two partitions, RocksDB underneath.
 //!
-//! `TRAILPROOF_BENCH_TRACES` sets another number of traces, `TRAILPROOF_BENCH_DATA` a folder that is
-//! kept and used again, `TRAILPROOF_BENCH_QUERY` a part of the names of the queries to run. Prints a
-//! table and adds its figures to `target/bench.json`.
+//! `TRAILPROOF_BENCH_TRACES` sets another number of traces, `TRAILPROOF_BENCH_DATA` a folder that
+//! is kept and used again, `TRAILPROOF_BENCH_QUERY` a part of the names of the queries to run.
+//! Prints a table and adds its figures to `target/bench.json`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

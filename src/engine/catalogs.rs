@@ -1,10 +1,11 @@
-//! How a catalog comes into force: a record of topic `catalog` and a mark in every partition, all in
-//! one append.
+//! How a catalog comes into force: a record of topic `catalog` and a mark in every partition, all
+//! in one append.
 //!
 //! For now the catalog comes from the configuration: where its content differs from the newest
 //! version in the log, it becomes the next version. The control stage takes this over.
 //!
-//! **Invariant:** every version ever in force stays readable, so a replay finds each mark's content.
+//! **Invariant:** every version ever in force stays readable, so a replay finds each mark's
+//! content.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

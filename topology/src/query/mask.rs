@@ -141,8 +141,8 @@ impl Mask {
         }
     }
 
-    /// Counts the packed codes of the matching traces; `None` where `row` is too short for the block
-    /// or has a code that `counts` has no place for.
+    /// Counts the packed codes of the matching traces; `None` where `row` is too short for the
+    /// block or has a code that `counts` has no place for.
     #[must_use]
     pub fn count_packed(&self, row: &[u8], width: u8, counts: &mut [u32]) -> Option<()> {
         let mask = ((1u32 << width) - 1) as u16;
