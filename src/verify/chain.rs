@@ -128,8 +128,7 @@ impl Chain {
         let by_place: BTreeMap<&Place, usize> =
             held.iter().enumerate().map(|(at, (place, _))| (place, at)).collect();
         let mut children: BTreeMap<Place, &Place> = BTreeMap::new();
-        let mut begun = false;
-        let mut unbroken = true;
+        let mut unbroken = held.len();
         for (at, (place, body)) in held.iter().enumerate() {
             let digest = &body.digest;
             if !body.balances {
@@ -140,32 +139,39 @@ impl Chain {
             }
             let named = Place::new(&digest.previous_digest_bucket, &digest.previous_digest_object);
             if digest.begins() {
-                if at > 0 || begun {
+                if let Some(before) = at.checked_sub(1) {
                     let text = "is a starting digest, and the chain had begun before";
                     self.say(Verdict::ReStartedChain, place, text);
-                    self.note_gap(held.get(at.wrapping_sub(1)), body);
+                    self.note_gap(held.get(before), body);
+                    unbroken = unbroken.min(at);
                 }
             } else if let Some(parent) = by_place.get(&named).copied().filter(|own| *own != at) {
                 if let Some(other) = children.insert(named, place) {
                     let text = format!("continues the same digest as {other}");
                     self.say(Verdict::Fork, place, text);
                 }
-                self.check_link(&held[parent], place, body);
+                if !self.check_link(&held[parent], place, body) {
+                    unbroken = unbroken.min(parent);
+                }
             } else {
                 self.name_missing(at.checked_sub(1).map(|before| &held[before]), body, &named, bad);
-                unbroken = false;
-            }
-            begun = true;
-            if unbroken {
-                self.unbroken = at + 1;
+                unbroken = unbroken.min(at);
             }
         }
+        self.unbroken = unbroken;
     }
 
-    /// Whether a digest follows the one that it names.
-    fn check_link(&mut self, (before, previous): &(Place, Body), place: &Place, body: &Body) {
+    /// Checks whether a digest follows the one that it names; whether at least that one's content
+    /// is what it was chained to.
+    fn check_link(
+        &mut self,
+        (before, previous): &(Place, Body),
+        place: &Place,
+        body: &Body,
+    ) -> bool {
         let digest = &body.digest;
-        match digest.follows(&previous.link(before)) {
+        let follows = digest.follows(&previous.link(before));
+        match follows {
             Ok(()) => {}
             Err(Break::Content) => {
                 let text = format!("{place} was chained to another content or signature");
@@ -189,6 +195,7 @@ impl Chain {
             let text = "its offsets do not begin where those of the digest before it ended";
             self.say(Verdict::CoverageGap, place, text);
         }
+        follows != Err(Break::Content)
     }
 
     fn note_gap(&mut self, before: Option<&(Place, Body)>, body: &Body) {

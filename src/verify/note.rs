@@ -30,17 +30,21 @@ pub(super) fn check(
 ) -> io::Result<Vec<Hash>> {
     let mut tree = Frontier::default();
     let mut roots = Vec::new();
+    for (at, (_, body)) in chain.digests.iter().enumerate().take(chain.unbroken) {
+        if body.digest.sequence != at as u64 {
+            break;
+        }
+        tree.push(body.leaf);
+        roots.push(tree.root());
+    }
     let mut wrong = Vec::new();
     for (at, (place, body)) in chain.digests.iter().enumerate() {
-        tree.push(body.leaf);
-        let root = (at < chain.unbroken && body.digest.sequence == at as u64).then(|| tree.root());
-        roots.extend(root);
         let note = Place::new(&place.bucket, &note_object(&place.object));
         let Some(text) = folder.small(&note)? else {
             wrong.push((Verdict::Missing, note.to_string(), "the digest has no note".to_owned()));
             continue;
         };
-        if let Some((verdict, text)) = check_one(&text, keys, body, root) {
+        if let Some((verdict, text)) = check_one(&text, keys, body, roots.get(at), &roots) {
             wrong.push((verdict, note.to_string(), text.to_owned()));
         }
     }
@@ -52,17 +56,25 @@ fn check_one(
     text: &[u8],
     keys: &PublicKeys,
     body: &Body,
-    root: Option<Hash>,
+    root: Option<&Hash>,
+    roots: &[Hash],
 ) -> Option<(Verdict, &'static str)> {
     let note = std::str::from_utf8(text).ok().and_then(|text| Note::parse(text).ok());
     let Some(note) = note else { return Some((Verdict::Changed, "is no signed note any more")) };
-    let expected = Checkpoint::parse(&note.text).is_ok_and(|checkpoint| {
-        checkpoint.origin == body.digest.chain.origin()
-            && checkpoint.size == body.digest.sequence + 1
-            && root.is_none_or(|root| root == checkpoint.root)
+    let checkpoint = Checkpoint::parse(&note.text).ok();
+    let own = checkpoint.filter(|own| own.origin == body.digest.chain.origin());
+    let expected = own.as_ref().is_some_and(|checkpoint| {
+        checkpoint.size == body.digest.sequence + 1
+            && root.is_none_or(|root| *root == checkpoint.root)
+    });
+    // A head of this very chain, moved here, is no second history.
+    let moved = own.as_ref().is_none_or(|checkpoint| {
+        let at = usize::try_from(checkpoint.size).ok().and_then(|size| size.checked_sub(1));
+        at.and_then(|at| roots.get(at)) == Some(&checkpoint.root)
     });
     match (is_signed(&note, keys), expected) {
         (Some(true), true) => None,
+        (Some(true), false) if moved => Some((Verdict::Changed, "is the head of another digest")),
         (Some(true), false) => Some((Verdict::Fork, "a trusted key signed another head here")),
         (Some(false), true) => Some((Verdict::BadSignature, "its signature does not hold")),
         (Some(false) | None, false) => Some((Verdict::Changed, "is not the head of this digest")),
