@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod archive;
+mod tampered_files;
 mod tampers;
 
 use archive::{Archive, INTERVAL, START, verify_at};

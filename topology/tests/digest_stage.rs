@@ -392,3 +392,42 @@ fn a_stretch_in_pieces_closes_with_the_last_one() {
     let ledger = &chains["_ledger"][0].coverage[0];
     assert!(matches!(ledger, Coverage::Ledger(counts) if counts.accounts_in == 4_500 * 3));
 }
+
+/// Bytes that left once must leave the same for ever: a change here is a change of format.
+#[test]
+fn what_leaves_is_as_the_golden_files_have_it() {
+    let log = usual_log();
+    let outcome = feed(&log, 7, false);
+    let object = |part: &str, end: &str| -> &[u8] {
+        let of = |own: &&BytesObject| own.object.contains(part) && own.object.ends_with(end);
+        &outcome.objects.iter().filter(of).nth(1).expect("the second one").content
+    };
+    let checkpoint = outcome.effects.iter().find_map(|effect| match effect {
+        Effect::Records(records) => Some(records[0].value.clone()),
+        _ => None,
+    });
+    let record = |at: usize| match &log.records[at].1 {
+        Entry::Data(value) => value.as_slice(),
+        Entry::Mark(_) => b"",
+    };
+    for (name, found, expected) in [
+        (
+            "digest.json",
+            object("/t1/Digest/", ".json.gz"),
+            &include_bytes!("golden/digest.json")[..],
+        ),
+        ("digest.note", object("/t1/Digest/", ".note"), include_bytes!("golden/digest.note")),
+        ("ledger.json", object("/_ledger/", ".json.gz"), include_bytes!("golden/ledger.json")),
+        ("compatible.json", object("AWSLogs", ""), include_bytes!("golden/compatible.json")),
+        (
+            "checkpoint.json",
+            &checkpoint.expect("a checkpoint"),
+            include_bytes!("golden/checkpoint.json"),
+        ),
+        ("file.json", record(1), include_bytes!("golden/file.json")),
+        ("closed.json", record(3), include_bytes!("golden/closed.json")),
+    ] {
+        let (found, expected) = (String::from_utf8_lossy(found), String::from_utf8_lossy(expected));
+        assert_eq!(found, expected, "{name}");
+    }
+}
