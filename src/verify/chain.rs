@@ -45,18 +45,14 @@ impl Chain {
         noted: &dyn Fn(&Place) -> Option<Hash>,
     ) -> Self {
         let mut chain = Self::default();
-        let bad: BTreeSet<Place> = found
-            .iter()
-            .filter(|one| !one.body.as_ref().is_some_and(|body| body.is_at(&one.place)))
-            .map(|one| one.place.clone())
-            .collect();
+        let there: BTreeSet<Place> = found.iter().map(|one| one.place.clone()).collect();
         let mut unread = Vec::new();
         let mut held = chain.sift(found, &mut unread, keys, noted);
         held.sort_by(|(one_place, one), (other_place, other)| {
             let key = |body: &Body| (body.digest.interval_end_ms, body.digest.sequence);
             key(one).cmp(&key(other)).then_with(|| one_place.cmp(other_place))
         });
-        chain.check_order(&held, &bad);
+        chain.check_order(&held, &there);
         chain.digests = held;
         chain.settle(unread);
         chain
@@ -124,7 +120,7 @@ impl Chain {
     }
 
     /// Follows the chain from digest to digest.
-    fn check_order(&mut self, held: &[(Place, Body)], bad: &BTreeSet<Place>) {
+    fn check_order(&mut self, held: &[(Place, Body)], there: &BTreeSet<Place>) {
         let by_place: BTreeMap<&Place, usize> =
             held.iter().enumerate().map(|(at, (place, _))| (place, at)).collect();
         let mut children: BTreeMap<Place, &Place> = BTreeMap::new();
@@ -154,7 +150,12 @@ impl Chain {
                     unbroken = unbroken.min(parent);
                 }
             } else {
-                self.name_missing(at.checked_sub(1).map(|before| &held[before]), body, &named, bad);
+                self.name_missing(
+                    at.checked_sub(1).map(|before| &held[before]),
+                    body,
+                    &named,
+                    there,
+                );
                 unbroken = unbroken.min(at);
             }
         }
@@ -203,13 +204,14 @@ impl Chain {
         self.damaged.push((from_ms, body.digest.interval_start_ms));
     }
 
-    /// Names the digests between the last one that is there and `body`.
+    /// Names the digests between the last one that holds and `body`; not those that are `there`,
+    /// of which something else is said.
     fn name_missing(
         &mut self,
         before: Option<&(Place, Body)>,
         body: &Body,
         named: &Place,
-        bad: &BTreeSet<Place>,
+        there: &BTreeSet<Place>,
     ) {
         self.note_gap(before, body);
         let first = before.map_or(0, |(_, own)| own.digest.sequence + 1);
@@ -218,7 +220,7 @@ impl Chain {
         for back in (1..count.clamp(1, NAMED_MAX)).rev() {
             let sequence = body.digest.sequence.saturating_sub(back + 1);
             if let Some(place) = guess(before, body, back, count) {
-                if !bad.contains(&place) {
+                if !there.contains(&place) {
                     self.say(Verdict::Missing, &place, text(sequence));
                 }
             } else {
@@ -231,7 +233,7 @@ impl Chain {
             let object = format!("{} digests {first} to {last}", body.digest.chain.origin());
             self.wrong.push((Verdict::Missing, object, "are not there".to_owned()));
         }
-        if !bad.contains(named) {
+        if !there.contains(named) {
             self.say(Verdict::Missing, named, text(body.digest.sequence.saturating_sub(1)));
         }
     }

@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use data_encoding::HEXLOWER;
+use sha2::{Digest as _, Sha256};
 use trailproof_topology::input::Millis;
 use trailproof_topology::merkle::Hash;
 use trailproof_topology::names::rfc3339;
@@ -63,6 +65,7 @@ impl Extent {
 type Index = BTreeMap<(String, String), Vec<usize>>;
 
 /// What is to be said of an object that no digest names.
+#[derive(Clone, Copy)]
 enum Unnamed {
     Pending,
     AfterEnd,
@@ -96,13 +99,15 @@ pub(super) fn sweep(folder: &Folder, state: &mut State, now_ms: Millis) -> io::R
         }
         let kind = kind(&place);
         match judge(&place, &kind, (&mut extents, &index), now_ms) {
-            Unnamed::Pending => match plausible(folder, &place, &kind) {
-                Ok(true) => state.report.pending += 1,
-                Ok(false) => unlisted(state, &place),
-                Err(error) => failed = Some(error),
-            },
-            Unnamed::AfterEnd => state.report.after_end += 1,
-            Unnamed::Unproven => state.report.unproven += 1,
+            waits @ (Unnamed::Pending | Unnamed::AfterEnd | Unnamed::Unproven) => {
+                match by_itself(folder, &place, &kind) {
+                    Ok(None) => *counter(state, waits) += 1,
+                    Ok(Some((verdict, text))) => {
+                        state.find(verdict, place.to_string(), text.to_owned());
+                    }
+                    Err(error) => failed = Some(error),
+                }
+            }
             Unnamed::Beyond => {}
             Unnamed::Unlisted => unlisted(state, &place),
             Unnamed::Wiped => {
@@ -128,13 +133,35 @@ fn unlisted(state: &mut State, place: &Place) {
     state.find(Verdict::Unlisted, place.to_string(), text);
 }
 
-/// A trace file that waits for its digest has metadata; a planted one may not.
-fn plausible(folder: &Folder, place: &Place, kind: &Kind) -> io::Result<bool> {
+/// Where objects that are no finding are counted.
+fn counter(state: &mut State, waits: Unnamed) -> &mut u64 {
+    match waits {
+        Unnamed::AfterEnd => &mut state.report.after_end,
+        Unnamed::Unproven => &mut state.report.unproven,
+        _ => &mut state.report.pending,
+    }
+}
+
+/// What is wrong with a trace file that no digest speaks of, by its own metadata: those prove
+/// nothing, but a planted file may have none, and a damaged one differs from them.
+fn by_itself(
+    folder: &Folder,
+    place: &Place,
+    kind: &Kind,
+) -> io::Result<Option<(Verdict, &'static str)>> {
     if !matches!(kind, Kind::Traces { .. }) {
-        return Ok(true);
+        return Ok(None);
     }
     let metadata = folder.metadata(place)?.unwrap_or_default();
-    Ok(metadata.get("format").is_some_and(|format| format == "trailproof/file/v1"))
+    if metadata.get("format").is_none_or(|format| format != "trailproof/file/v1") {
+        return Ok(Some((Verdict::Unlisted, "no digest lists it, and it has no metadata")));
+    }
+    let Some((mut file, _)) = folder.object(place)? else { return Ok(None) };
+    let mut hasher = Sha256::new();
+    io::copy(&mut file, &mut hasher)?;
+    let hash = HEXLOWER.encode(&hasher.finalize());
+    let changed = metadata.get("sha256") != Some(&hash);
+    Ok(changed.then_some((Verdict::Changed, "its SHA-256 is not the one in its metadata")))
 }
 
 fn judge(

@@ -30,7 +30,7 @@ fn check(name: &str, report: &Report, expected: &[(Verdict, &str)]) {
 
 #[test]
 fn clean_archives_raise_no_alarm() {
-    for seed in 0..100 {
+    for seed in 0..60 {
         let intervals = 1 + (seed % 4) as i64;
         let (tail, stops) = ((seed % 3) as i64, seed % 5 == 0);
         let archive = Archive::new(seed, intervals, tail, stops);
@@ -76,4 +76,23 @@ fn an_older_copy_verifies_and_a_newer_head_convicts_it() {
     let (report, _) = other.verify(false, Some(&new_heads));
     let forks = ["/t1", "/t2", "/t3", "/_ledger"].map(|chain| (Verdict::Fork, chain));
     check("another history", &report, &forks);
+}
+
+#[test]
+fn a_damaged_file_is_named_even_while_no_digest_proves_it() {
+    let archive = Archive::new(8, 3, 2, false);
+    let (report, _) = archive.verify(false, None);
+    check("clean", &report, &[]);
+    assert!(report.pending > 0);
+    let folder = archive.path("cts-a1", "CloudTraces/local/2025/11/22/t1/ECS");
+    let mut names: Vec<String> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".json.zst"))
+        .collect();
+    names.sort();
+    let newest = names.pop().unwrap();
+    std::fs::write(folder.join(&newest), b"changed").unwrap();
+    let (report, _) = archive.verify(false, None);
+    check("pending", &report, &[(Verdict::Changed, &newest)]);
 }

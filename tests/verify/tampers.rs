@@ -105,6 +105,12 @@ const DIGESTS: &[(&str, Tamper)] = &[
         archive.remove(&bucket, &object);
         one(Missing, object)
     }),
+    ("delete a digest and change a file that it lists", |archive| {
+        let (index, file, _) = files(archive);
+        change(archive, &file.bucket, &file.object, |bytes| bytes[9] ^= 1);
+        archive.remove_digest(&digest(archive, "t1", index));
+        vec![(Missing, digest(archive, "t1", index).1), (Changed, file.object)]
+    }),
     ("delete two digests in a row", |archive| {
         let gone = [2, 3].map(|index| digest(archive, "t1", index));
         gone.iter().for_each(|own| archive.remove_digest(own));
@@ -386,15 +392,13 @@ fn unlisted_but(archive: &Archive, listed: &[LogFile]) -> Expected {
 }
 
 fn matrix(tampers: &[(&str, Tamper)]) {
-    for (name, tamper) in tampers {
-        for seed in [1, 2] {
-            let archive = Archive::new(seed, INTERVALS as i64, 0, false);
-            let expected = tamper(&archive);
-            let expected: Vec<(Verdict, &str)> =
-                expected.iter().map(|(verdict, object)| (*verdict, object.as_str())).collect();
-            let (report, _) = archive.verify(seed == 2, None);
-            check(&format!("{name}, seed {seed}"), &report, &expected);
-        }
+    for (seed, (name, tamper)) in (1..).zip(tampers) {
+        let archive = Archive::new(seed, INTERVALS as i64, 0, false);
+        let expected = tamper(&archive);
+        let expected: Vec<(Verdict, &str)> =
+            expected.iter().map(|(verdict, object)| (*verdict, object.as_str())).collect();
+        let (report, _) = archive.verify(seed % 2 == 0, None);
+        check(&format!("{name}, seed {seed}"), &report, &expected);
     }
 }
 
