@@ -20,7 +20,9 @@ fn check(name: &str, report: &Report, expected: &[(Verdict, &str)]) {
             *verdict == finding.verdict && finding.object.contains(part)
         });
         match at {
-            Some(at) => drop(left.remove(at)),
+            Some(at) => {
+                left.remove(at);
+            }
             None => panic!("{name}: {finding:?} was not expected; all: {:#?}", report.findings),
         }
     }
