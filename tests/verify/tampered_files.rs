@@ -15,7 +15,7 @@ pub(crate) const FILES: &[(&str, Tamper)] = &[
     }),
     ("truncate a file", |archive| {
         let file = file(archive);
-        change(archive, &file.bucket, &file.object, |bytes| drop(bytes.pop()));
+        change(archive, &file.bucket, &file.object, |bytes| bytes.truncate(bytes.len() - 1));
         one(Changed, file.object)
     }),
     ("extend a file", |archive| {
