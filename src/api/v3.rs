@@ -6,7 +6,7 @@
 //! also the order, newest first; a project other than the default one sees only traces that name
 //! it, the default one sees those that name no other.
 //!
-//! Source: CTS API v3, ListTraces; `docs/decisions/`.
+//! Source: CTS API v3, ListTraces; `docs/decisions/0012-what-cts-leaves-open.md`.
 
 use std::sync::Arc;
 
