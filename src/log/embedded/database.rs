@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `0 'f'` | format, 1 |
 //! | `0 'p' topic` | partitions of the topic, big-endian 32 bits |
-//! | `0 's' topic partition` | after a trim: log start, append time of the last record, 64 bits each |
+//! | `0 's' topic partition` | after a trim: start, last append time, 64 bits each |
 //! | `0 'l' owner` | lane positions of a publisher, 64 bits each |
 //! | `1 + topic, partition, base offset` | a row of records |
 //!
