@@ -325,7 +325,7 @@ fn wanted(predicate: &Predicate) -> &[String] {
 
 /// Whether the value in a stored trace meets a predicate.
 fn meets_in(predicate: &Predicate, stored: &[u8]) -> bool {
-    trace::parse(stored)
+    trace::parse_stored(stored)
         .is_ok_and(|trace| predicate.matches(trace.value(predicate.attribute).map(indexed)))
 }
 
