@@ -48,7 +48,8 @@ impl Source {
     }
 
     fn is_test(&self) -> bool {
-        self.path.contains("tests/") || self.path.contains("benches/")
+        let named = self.path.ends_with("_test.rs") || self.path.ends_with("/tests.rs");
+        named || self.path.contains("tests/") || self.path.contains("benches/")
     }
 
     /// The numbered lines outside test modules.
