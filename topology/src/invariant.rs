@@ -2,11 +2,11 @@
 //!
 //! | id | statement | where |
 //! | --- | --- | --- |
-//! | I1 | position, rows and effects of a batch become visible together or not at all | [`position_matches`] |
+//! | I1 | position, rows, effects of a batch: visible together or not at all | [`position_matches`] |
 //! | I2 | stream time never falls; an offset is applied once, in order | [`in_order`] |
 //! | I3 | every record is counted once; the counts balance | [`balanced`] |
 //! | I4 | a selected trace is in one file and in the view | [`filed_once`] |
-//! | I5 | a file holds one tracker, service, cycle, partition; offsets ascend; bounded | [`well_formed`] |
+//! | I5 | one tracker, service, cycle, partition a file; ascending; bounded | [`well_formed`] |
 //! | I6 | what leaves depends on the log alone | [`same_content`] |
 //! | I7 | coverage of a chain has no gap and no overlap | [`meets`] |
 //! | I8 | a digest comes after every file it lists | [`delivered_before`] |
