@@ -2,7 +2,7 @@
 //!
 //! | id | statement | where |
 //! | --- | --- | --- |
-//! | I1 | position, rows, effects of a batch: visible together or not at all | [`position_matches`] |
+//! | I1 | position, rows, effects of a batch visible together or not | [`position_matches`] |
 //! | I2 | stream time never falls; an offset is applied once, in order | [`in_order`] |
 //! | I3 | every record is counted once; the counts balance | [`balanced`] |
 //! | I4 | a selected trace is in one file and in the view | [`filed_once`] |
