@@ -7,6 +7,7 @@
 #[path = "common/traces.rs"]
 mod traces;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ use traces::{Figures, Random, account, process_cpu_us};
 struct MemoryLog {
     bytes: Vec<u8>,
     ends: Vec<usize>,
+    /// Whether the cycle's end has come: then a tick follows the traces.
+    ended: Cell<bool>,
 }
 
 impl Log for &MemoryLog {
@@ -42,6 +45,10 @@ impl Log for &MemoryLog {
     ) -> Result<(), log::Error> {
         if from == 0 {
             batch.push(0, START_MS, Kind::Catalog(1), b"1");
+        }
+        let last = self.ends.len() as u64;
+        if from > last && self.ended.take() {
+            batch.push(from, START_MS + CYCLE_MS, Kind::Tick, b"");
         }
         for at in from.max(1) as usize - 1..self.ends.len() {
             let start = if at == 0 { 0 } else { self.ends[at - 1] };
@@ -65,11 +72,16 @@ impl Log for &MemoryLog {
     }
 }
 
-const START_MS: i64 = 1_760_000_000_000;
+const START_MS: i64 = 1_760_000_100_000;
+const CYCLE_MS: i64 = 300_000;
 
 fn generate(count: usize, accounts: u64) -> MemoryLog {
     let mut random = Random(accounts);
-    let mut log = MemoryLog { bytes: Vec::with_capacity(count * 800), ends: Vec::new() };
+    let mut log = MemoryLog {
+        bytes: Vec::with_capacity(count * 800),
+        ends: Vec::new(),
+        ended: Cell::new(false),
+    };
     for at in 0..count {
         traces::trace(&mut random, accounts, START_MS + (at / 150) as i64, &mut log.bytes);
         log.ends.push(log.bytes.len());
@@ -104,8 +116,8 @@ fn catalog(accounts: u64, compression: Compression) -> Catalog {
         version: 1,
         installation: "bench".to_owned(),
         region: "local".to_owned(),
-        cycle_ms: 5_000,
-        digest_interval_ms: 60_000,
+        cycle_ms: CYCLE_MS,
+        digest_interval_ms: 3_600_000,
         file_bytes_max: 64 << 20,
         dedup_window: 1 << 20,
         traces_partitions: 1,
@@ -211,6 +223,8 @@ fn stage(log: &MemoryLog, accounts: u64, compression: Compression) -> Cost {
     let per_trace = |cpu_us: f64| (cpu_us - before) / log.ends.len() as f64;
     let record_us = per_trace(process_cpu_us());
     let disk_bytes = store.disk_bytes() as f64 / log.ends.len() as f64;
+    log.ended.set(true);
+    worker.step(&mut |_, changes| backlog.committed(changes)).expect("nothing fails here");
     let limits = Limits { puts: 1, ..Limits::default() };
     let (publisher, objects) = (Counted::default(), Arc::new(Nowhere));
     let mut outbox = Outbox::open(publisher, Arc::clone(&store), objects, progress, limits)
@@ -223,7 +237,7 @@ fn stage(log: &MemoryLog, accounts: u64, compression: Compression) -> Cost {
             break;
         }
     }
-    assert!(files > 0, "cycles end in this stretch of stream time");
+    assert!(files > 0, "the cycle has ended");
     let delivered_us = per_trace(process_cpu_us());
     let tally = worker.stage().expect("it is loaded").tally();
     assert_eq!(tally.filed as usize, log.ends.len(), "every trace is filed once");

@@ -17,9 +17,17 @@ const ZSTD_LEVEL: i32 = -5;
 const ROW_BYTES_MAX: usize = 256 << 20;
 
 /// A tail row under construction.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct TailWriter {
     plain: Vec<u8>,
+    /// Kept between rows: a new one costs more than a small row.
+    compressor: Option<zstd::bulk::Compressor<'static>>,
+}
+
+impl std::fmt::Debug for TailWriter {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.debug_struct("TailWriter").field("bytes", &self.plain.len()).finish_non_exhaustive()
+    }
 }
 
 impl TailWriter {
@@ -45,13 +53,24 @@ impl TailWriter {
         self.plain.len()
     }
 
+    /// Forgets what was added.
+    pub fn clear(&mut self) {
+        self.plain.clear();
+    }
+
     /// The row, compressed; the writer is empty again.
     ///
     /// # Panics
-    /// Never: the buffer of the compressor grows as it must.
+    /// Never in practice: the compressor needs a megabyte and its buffer grows as it must.
     pub fn row(&mut self) -> Vec<u8> {
         let mut row = (self.plain.len() as u64).to_be_bytes().to_vec();
-        let packed = zstd::bulk::compress(&self.plain, ZSTD_LEVEL)
+        let packed = self
+            .compressor
+            .get_or_insert_with(|| {
+                zstd::bulk::Compressor::new(ZSTD_LEVEL)
+                    .expect("a small zstd context, which there is")
+            })
+            .compress(&self.plain)
             .expect("compression into a growing buffer has no way to fail");
         row.extend_from_slice(&packed);
         self.plain.clear();

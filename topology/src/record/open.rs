@@ -351,7 +351,7 @@ impl OpenSegments {
     fn rewrite_tail(&mut self, from: Offset, batch: &mut Batch) {
         batch.changes.delete_range(tail_key(0), tail_key(from));
         self.tail_rows.clear();
-        self.tail = TailWriter::default();
+        self.tail.clear();
         for segment in self.trackers.iter().flat_map(|tracker| tracker.segments.values()) {
             for part in &segment.parts {
                 self.tail.add(&segment.id, part);

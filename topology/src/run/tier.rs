@@ -2,8 +2,9 @@
 //!
 //! Columns rows of a tracker and day wait until there are [`ROWS_MIN`]; then the oldest become a
 //! run of level 0. [`FAN_IN`] runs of one level become one of the next, as long as it holds at most
-//! [`TRACES_MAX`] traces; a run over half of that is left alone. So a trace is written about three
-//! times, and a tracker's day has few runs.
+//! [`TRACES_MAX`] traces; a run over half of that is left alone. Full chunks hold about 330 traces,
+//! so 16 runs of level 0 make one of a million: a trace is indexed twice, and a tracker's day has
+//! few runs.
 
 use crate::columns::Columns;
 use crate::input::Millis;
@@ -15,7 +16,7 @@ use crate::stage::LoadError;
 use crate::state::Changes;
 
 /// Columns rows that make a run.
-pub const ROWS_MIN: usize = 64;
+pub const ROWS_MIN: usize = 192;
 
 /// Most columns rows that one step takes in.
 pub const ROWS_MAX: usize = 256;
@@ -24,7 +25,7 @@ pub const ROWS_MAX: usize = 256;
 const ROWS_TRACES_MAX: usize = 128 * 1024;
 
 /// Runs of one level that make one of the next.
-pub const FAN_IN: usize = 8;
+pub const FAN_IN: usize = 16;
 
 /// Does what is to be done next for a tracker's day: makes a run of columns or merges runs. Says
 /// whether there was anything. Each set of changes is to be committed before the next is asked for;
