@@ -126,7 +126,7 @@ pub struct AccountCounts {
     /// Traces with the id of an earlier one and other content: kept, and flagged.
     #[serde(default)]
     pub conflicts: u64,
-    /// Its trackers that filed something, in order of id.
+    /// Its trackers with transfer that filed something, in order of id.
     #[serde(default)]
     pub trackers: Vec<TrackerCounts>,
 }
@@ -136,7 +136,7 @@ pub struct AccountCounts {
 pub struct TrackerCounts {
     /// Tracker, as a hyphenated lower-case UUID.
     pub id: String,
-    /// Traces filed.
+    /// Traces in its files; none while it has no transfer.
     pub filed: u64,
     /// Files they are in.
     pub files: u64,

@@ -153,7 +153,11 @@ impl OpenSegments {
         }
         segment.push(filing);
         self.open_bytes += OpenSegment::grows_by(length);
-        counts.filed(context.slot, &id);
+        // A digest's count of filed traces is that of its files; a tracker may begin or cease to have
+        // files in the midst of an interval.
+        if tracker.transfers() {
+            counts.filed(context.slot, &id);
+        }
         if self.open_bytes > OPEN_BYTES_MAX {
             self.close_largest(batch);
         }

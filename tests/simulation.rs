@@ -1,0 +1,41 @@
+//! The simulator: the real worker, outbox, indexer and view, over ports that fail.
+//!
+//! One seed gives one world and one history. `TRAILPROOF_SEEDS` says how many are run (20,000);
+//! `TRAILPROOF_SEED` repeats one, with a trace of its steps.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "simulation/checks.rs"]
+mod checks;
+#[path = "simulation/compare.rs"]
+mod compare;
+#[path = "simulation/hub.rs"]
+mod hub;
+#[path = "simulation/logs.rs"]
+mod logs;
+#[path = "simulation/node.rs"]
+mod node;
+#[path = "simulation/objects.rs"]
+mod objects;
+#[path = "simulation/oracle.rs"]
+mod oracle;
+#[path = "simulation/plant.rs"]
+mod plant;
+#[path = "simulation/random.rs"]
+mod random;
+#[path = "simulation/run.rs"]
+mod run;
+#[path = "simulation/seeds.rs"]
+mod seeds;
+#[path = "simulation/store.rs"]
+mod store;
+#[path = "simulation/traces.rs"]
+mod traces;
+#[path = "simulation/view.rs"]
+mod view;
+#[path = "simulation/world.rs"]
+mod world;
+
+/// Memory for many small compressors is given back and taken again all the time.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -1,0 +1,94 @@
+//! The tests: many seeds, one seed, planted bugs.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::plant::Plant;
+use super::run::{self, Run};
+
+/// Seeds that `make test` runs.
+const SEEDS: u64 = 20_000;
+
+fn from_env(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap())
+}
+
+/// Runs a seed; a panic of the product is a failure like any other.
+fn judged(seed: u64, plant: Plant) -> Result<Vec<&'static str>, String> {
+    let caught = catch_unwind(AssertUnwindSafe(|| run::seed(seed, plant)));
+    caught
+        .unwrap_or_else(|panic| Err(words(panic.as_ref())))
+        .map(|marks| marks.into_iter().collect())
+}
+
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+    format!("panic: {}", text.unwrap_or_default())
+}
+
+#[test]
+fn every_seed_keeps_every_invariant() {
+    let seeds = from_env("TRAILPROOF_SEEDS").unwrap_or(SEEDS);
+    let next = AtomicU64::new(0);
+    let failed = AtomicBool::new(false);
+    let work = || {
+        let mut marks: BTreeMap<&'static str, u64> = BTreeMap::new();
+        let mut failures = Vec::new();
+        while !failed.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds {
+                break;
+            }
+            match judged(seed, Plant::None) {
+                Ok(hit) => hit.into_iter().for_each(|mark| *marks.entry(mark).or_default() += 1),
+                Err(reason) => {
+                    failures.push((seed, reason));
+                    failed.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+        (marks, failures)
+    };
+    let (mut marks, mut failures) = (BTreeMap::<&str, u64>::new(), Vec::new());
+    std::thread::scope(|scope| {
+        let threads = [scope.spawn(work), scope.spawn(work)];
+        for thread in threads {
+            let (own, failed) = thread.join().unwrap();
+            own.into_iter().for_each(|(mark, hits)| *marks.entry(mark).or_default() += hits);
+            failures.extend(failed);
+        }
+    });
+    for (seed, reason) in &failures {
+        println!("TRAILPROOF_SEED={seed}\n{reason}");
+    }
+    assert!(failures.is_empty(), "repeat with TRAILPROOF_SEED=… cargo test --test simulation one");
+    println!("{marks:#?}");
+}
+
+#[test]
+fn one_seed_with_a_trace_of_its_steps() {
+    let seed = from_env("TRAILPROOF_SEED").unwrap_or(0);
+    let mut run = Run::new(seed, Plant::None);
+    run.hub.lock().trace = Some(Vec::new());
+    let outcome = catch_unwind(AssertUnwindSafe(|| run.whole()));
+    let outcome = outcome.unwrap_or_else(|panic| Err(words(panic.as_ref())));
+    for step in run.hub.lock().trace.iter().flatten() {
+        println!("{step}");
+    }
+    assert_eq!(outcome, Ok(()), "TRAILPROOF_SEED={seed}");
+}
+
+#[test]
+fn every_planted_bug_is_caught() {
+    for plant in Plant::ALL {
+        let caught = (0..2_000).find_map(|seed| {
+            let reason = judged(seed, plant).err()?;
+            Some((seed, reason))
+        });
+        let (seed, reason) = caught.unwrap_or_else(|| panic!("{plant:?} is not caught"));
+        println!("{plant:?}: seed {seed}: {}", reason.lines().next().unwrap_or_default());
+    }
+}
