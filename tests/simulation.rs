@@ -4,6 +4,7 @@
 //! `TRAILPROOF_SEED` repeats one, with a trace of its steps.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::explicit_auto_deref, reason = "the type of a list is not found without it")]
 
 #[path = "simulation/checks.rs"]
 mod checks;

@@ -229,7 +229,7 @@ impl<S: Simulated + 'static> Node for Owner<S> {
         let before = published.latest();
         let Ok(alive) = self.start() else { return Ok(false) };
         let mut took = 0;
-        let outcome = alive.worker.step(&mut |stage| {
+        let outcome = alive.worker.step(&mut |stage, _| {
             if let Some(view) = stage.inner.view(&before) {
                 published.publish(view);
             }

@@ -11,6 +11,63 @@ use super::run::{self, Run};
 /// Seeds that `make test` runs.
 const SEEDS: u64 = 20_000;
 
+/// What must happen at least once in so many seeds; a world in which it never does tests less than
+/// it says.
+const SOMETIMES: [&str; 52] = [
+    "a commit fails",
+    "a conflict stops the lane",
+    "a crash that loses a suffix",
+    "a crash that loses all unsynced",
+    "a crash that loses nothing",
+    "a crash with all synced",
+    "a forged mark",
+    "a get fails",
+    "a late publish is fenced",
+    "a publish fails",
+    "a publish happens and its answer is lost",
+    "a publish is late",
+    "a put fails",
+    "a put finds the object",
+    "a put happens and its answer is lost",
+    "a stage is thrown away",
+    "a store is lost",
+    "a strange header",
+    "a stranger's object is found",
+    "a tracker comes",
+    "a tracker goes",
+    "a tracker is switched",
+    "a zombie works",
+    "an account comes",
+    "an account goes",
+    "an old owner is fenced",
+    "another compressor's object is found",
+    "batch full",
+    "built elsewhere",
+    "exactly a boundary",
+    "garbage in files",
+    "idle cycles",
+    "idle intervals",
+    "just before a boundary",
+    "just behind a boundary",
+    "poll fails",
+    "poll returns a part",
+    "poll returns nothing",
+    "reading the lanes fails",
+    "records before the first catalog",
+    "restored elsewhere",
+    "sorting is switched",
+    "the clock goes back",
+    "the compression changes",
+    "the cycle changes",
+    "the file bound changes",
+    "the indexer works",
+    "the prefix changes",
+    "the window changes",
+    "tick fails",
+    "time clamped by the log",
+    "verification is switched",
+];
+
 fn from_env(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
@@ -66,6 +123,8 @@ fn every_seed_keeps_every_invariant() {
     }
     assert!(failures.is_empty(), "repeat with TRAILPROOF_SEED=… cargo test --test simulation one");
     println!("{marks:#?}");
+    let never: Vec<_> = SOMETIMES.iter().filter(|mark| !marks.contains_key(*mark)).collect();
+    assert!(seeds < SEEDS / 10 || never.is_empty(), "never happened: {never:?}");
 }
 
 #[test]

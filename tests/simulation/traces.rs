@@ -80,7 +80,7 @@ impl Producer {
         let service = match (data, datakey) {
             (true, _) => "OBS",
             (_, true) => "KMS",
-            _ => random.pick(&["ECS", "IAM", "VPC"]),
+            _ => *random.pick(&["ECS", "IAM", "VPC"]),
         };
         let names_tracker = data && random.one_in(3);
         let facts = Facts {
@@ -88,10 +88,10 @@ impl Producer {
             service,
             data,
             tracker: names_tracker.then(|| *random.pick(&["photos", "other"])),
-            bucket: random.pick(&["album", "films"]),
+            bucket: *random.pick(&["album", "films"]),
             read: data && random.one_in(2),
             datakey,
-            user: random.pick(&["alice", "bob", "mallory"]),
+            user: *random.pick(&["alice", "bob", "mallory"]),
             trace_id: (!random.one_in(4)).then(|| match self.repeats {
                 true => format!("id-{}", random.below(12)),
                 false => format!("id-{}", random.below(900)),
@@ -107,7 +107,7 @@ impl Producer {
         let verb = match facts {
             Facts { datakey: true, .. } => "createDatakey",
             Facts { read: true, .. } => "getObject",
-            _ => random.pick(&["putObject", "deleteThing"]),
+            _ => *random.pick(&["putObject", "deleteThing"]),
         };
         let Facts { account, service, bucket, user, .. } = facts;
         let mut members = vec![
