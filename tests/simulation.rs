@@ -1,6 +1,6 @@
 //! The simulator: the real worker, outbox, indexer and view, over ports that fail.
 //!
-//! One seed gives one world and one history. `TRAILPROOF_SEEDS` says how many are run (20,000);
+//! One seed gives one world and one history. `TRAILPROOF_SEEDS` says how many are run (2,000);
 //! `TRAILPROOF_SEED` repeats one, with a trace of its steps.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
