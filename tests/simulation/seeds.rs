@@ -121,7 +121,7 @@ fn every_seed_keeps_every_invariant() {
     for (seed, reason) in &failures {
         println!("TRAILPROOF_SEED={seed}\n{reason}");
     }
-    assert!(failures.is_empty(), "repeat with TRAILPROOF_SEED=… cargo test --test simulation one");
+    assert!(failures.is_empty(), "repeat: TRAILPROOF_SEED=… cargo test --test simulation one");
     println!("{marks:#?}");
     let never: Vec<_> = SOMETIMES.iter().filter(|mark| !marks.contains_key(*mark)).collect();
     assert!(seeds < SEEDS || never.is_empty(), "never happened: {never:?}");
