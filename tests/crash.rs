@@ -153,12 +153,15 @@ fn flip_middle(path: &Path) {
     fs::write(path, bytes).unwrap();
 }
 
+/// What is done to a folder of state.
+type Damage<'a> = &'a dyn Fn(&Path);
+
 #[test]
 fn damaged_state_is_set_aside_and_rebuilt_from_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let home = Home::new(folder.path(), folder.path().join("data"));
     let mut books = Books::new();
-    let damages: [(&str, &dyn Fn(&Path)); 5] = [
+    let damages: [(&str, Damage<'_>); 5] = [
         ("a table is short", &|state| {
             let path = files(state, ".sst").pop().expect("state was flushed");
             let file = fs::OpenOptions::new().write(true).open(path).unwrap();

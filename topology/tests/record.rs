@@ -1,6 +1,8 @@
 //! The record stage: the same log gives the same effects and files, wherever batches end and
 //! however often the stage is loaded again from its rows.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod support;
 
 use std::collections::BTreeMap;
