@@ -2,7 +2,8 @@
 //!
 //! The floor is parse, leaf hash, Merkle tree and zstd-1, and nothing else. The stage is the real
 //! worker over RocksDB with the indexer, from records in memory to committed rows.
-//! `TRAILPROOF_BENCH_TRACES` sets another number of traces.
+//! `TRAILPROOF_BENCH_TRACES` sets another number of traces, `TRAILPROOF_BENCH_ACCOUNTS` (1, 1000,
+//! 10000) runs one shape alone.
 
 #[path = "common/traces.rs"]
 mod traces;
@@ -27,6 +28,10 @@ use trailproof_topology::record::{RecordStage, Setup};
 use trailproof_topology::trace;
 
 use traces::{Figures, Random, account, process_cpu_us};
+
+/// The binary's allocator.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Records of topic traces in memory, 150,000 a second of stream time.
 struct MemoryLog {
@@ -253,7 +258,11 @@ fn main() {
         (1_000, "record_over_floor_1000", (Some(2.3), Some(3.0))),
         (10_000, "record_over_floor_10000", (None, None)),
     ];
+    let only = std::env::var("TRAILPROOF_BENCH_ACCOUNTS").ok();
     for (accounts, name, bounds) in shapes {
+        if only.as_ref().is_some_and(|only| *only != accounts.to_string()) {
+            continue;
+        }
         let log = generate(count, accounts);
         let floor_us = floor(&log);
         let cost = stage(&log, accounts, Compression::Zstd);

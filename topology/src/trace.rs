@@ -208,8 +208,14 @@ fn readable(record: &[u8]) -> Result<&str, Reject> {
 /// Whether brackets outside of strings nest deeper than allowed. A count of opening brackets, which
 /// the compiler vectorises, settles nearly every trace.
 fn too_deep(record: &[u8]) -> bool {
-    let opening: usize =
-        record.iter().map(|byte| usize::from(*byte == b'{') + usize::from(*byte == b'[')).sum();
+    // The two brackets differ in one bit alone. A byte-wide sum keeps the loop in vector registers.
+    let opening: usize = record
+        .chunks(128)
+        .map(|piece| {
+            let count = |sum: u8, byte: &u8| sum.wrapping_add(u8::from(byte & 0xdf == b'['));
+            usize::from(piece.iter().fold(0, count))
+        })
+        .sum();
     if opening <= DEPTH_MAX {
         return false;
     }
