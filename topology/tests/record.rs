@@ -38,7 +38,7 @@ fn log(seed: u64, length: usize) -> Log {
     second.version = 2;
     second.accounts[0].trackers[1].enabled = random.one_in(2);
     second.cycle_ms = if random.one_in(2) { 10_000 } else { 5_000 };
-    second.dedup_window = 32;
+    second.dedup_window = if random.one_in(2) { 32 } else { 200 };
     second.accounts.truncate(2 + random.below(2) as usize);
     let catalogs = BTreeMap::from([(1, catalog(3)), (2, second)]);
     let mut now = 1_700_000_000_000i64;

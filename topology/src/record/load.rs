@@ -27,12 +27,14 @@ pub(super) struct WindowRows {
     rows: VecDeque<(Offset, usize)>,
     held: usize,
     new: Vec<Mark>,
+    /// The capacity changed: the rows are written anew, so that a reload finds just these marks.
+    resized: bool,
 }
 
 impl WindowRows {
     fn new(capacity: u32) -> Self {
         let window = Window::new(capacity);
-        Self { window, rows: VecDeque::new(), held: 0, new: Vec::new() }
+        Self { window, rows: VecDeque::new(), held: 0, new: Vec::new(), resized: false }
     }
 
     pub(super) fn look(&self, mark: &Mark) -> Seen {
@@ -52,10 +54,17 @@ impl WindowRows {
         let marks = self.window.marks();
         self.window = Window::new(capacity);
         marks.into_iter().for_each(|mark| self.window.push(mark));
+        self.resized = true;
     }
 
     /// Writes the batch's marks, and drops rows of which no mark is in the window any more.
     pub(super) fn finish(&mut self, from: Offset, batch: &mut Batch) {
+        if std::mem::take(&mut self.resized) {
+            batch.changes.delete_range(window_key(0), window_key(from));
+            self.rows.clear();
+            self.held = 0;
+            self.new = self.window.marks();
+        }
         if !self.new.is_empty() {
             let mut row = Vec::with_capacity(self.new.len() * crate::window::MARK_BYTES);
             self.new.iter().for_each(|mark| mark.encode(&mut row));
