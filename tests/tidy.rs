@@ -144,6 +144,8 @@ fn unwraps(source: &Source) -> Vec<String> {
 fn weak_tests(source: &Source) -> Vec<String> {
     let rust = source.is_rust();
     let path = &source.path;
+    // A bench may pace the load that it makes.
+    let bench = path.starts_with("benches/");
     source
         .tested()
         .filter(|_| rust)
@@ -151,7 +153,7 @@ fn weak_tests(source: &Source) -> Vec<String> {
             let bare = line.trim_start().starts_with("matches!(") && line.ends_with(");");
             let why = if line.contains(IGNORED) || line.contains(SHOULD_PANIC) {
                 "an ignored or panicking test"
-            } else if line.contains(SLEEP) && !line.contains(POLLING) {
+            } else if line.contains(SLEEP) && !line.contains(POLLING) && !bench {
                 "a sleep that is not between polls"
             } else if bare {
                 "a bare matches!, which asserts nothing"

@@ -153,8 +153,8 @@ impl OpenSegments {
         }
         segment.push(filing);
         self.open_bytes += OpenSegment::grows_by(length);
-        // A digest's count of filed traces is that of its files; a tracker may begin or cease to have
-        // files in the midst of an interval.
+        // A digest's count of filed traces is that of its files; a tracker may begin or cease to
+        // have files in the midst of an interval.
         if tracker.transfers() {
             counts.filed(context.slot, &id);
         }
