@@ -61,7 +61,7 @@ impl Backlog {
     fn most(&self) -> Option<Group> {
         let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         let (group, count) = rows.iter().max_by_key(|(_, count)| **count)?;
-        (*count >= tier::ROWS_MIN).then_some(*group)
+        (*count >= tier::TIERS.rows_min).then_some(*group)
     }
 
     fn set(&self, group: Group, count: usize) {
@@ -144,7 +144,7 @@ impl<S: StateStore> Indexer<S> {
         let (day, tracker) = group;
         let snapshot = self.store.snapshot();
         let mut taken = 0;
-        let worked = tier::step(&snapshot, day, &tracker, tier::ROWS_MIN, &mut |changes| {
+        let worked = tier::step(&snapshot, day, &tracker, tier::TIERS, &mut |changes| {
             taken += changes
                 .list
                 .iter()
@@ -158,7 +158,7 @@ impl<S: StateStore> Indexer<S> {
             *count = if taken > 0 {
                 count.saturating_sub(taken)
             } else {
-                (*count).min(tier::ROWS_MIN - 1)
+                (*count).min(tier::TIERS.rows_min - 1)
             };
         }
         Ok(worked)

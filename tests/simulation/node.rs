@@ -317,7 +317,8 @@ impl<S: Simulated + 'static> Node for Owner<S> {
             let mut commits = |changes| {
                 self.store.commit(&changes).map_err(trailproof_topology::stage::LoadError::Store)
             };
-            match tier::step(&rows, day, &tracker, rows_min, &mut commits) {
+            let tiers = tier::Tiers { rows_min, fan_in: 8 };
+            match tier::step(&rows, day, &tracker, tiers, &mut commits) {
                 Ok(done) => worked |= done,
                 Err(trailproof_topology::stage::LoadError::Store(_)) => {}
                 Err(error) => return Err(format!("the indexer: {error}")),

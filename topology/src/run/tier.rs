@@ -1,10 +1,10 @@
 //! Tiers: when columns become a run, and small runs a larger one.
 //!
-//! Columns rows of a tracker and day wait until there are [`ROWS_MIN`]; then the oldest become a
-//! run of level 0. [`FAN_IN`] runs of one level become one of the next, as long as it holds at most
-//! [`TRACES_MAX`] traces; a run over half of that is left alone. Full chunks hold about 330 traces,
-//! so 16 runs of level 0 make one of a million: a trace is indexed twice, and a tracker's day has
-//! few runs.
+//! Columns rows of a tracker and day wait until there are [`Tiers::rows_min`]; then the oldest
+//! become a run of level 0. [`Tiers::fan_in`] runs of one level become one of the next, as long as
+//! it holds at most [`TRACES_MAX`] traces; a run over half of that is left alone. Full chunks hold
+//! about 330 traces, so 16 runs of level 0 make one of a million: a trace is indexed twice, and a
+//! tracker's day has few runs.
 
 use crate::columns::Columns;
 use crate::input::Millis;
@@ -15,17 +15,23 @@ use crate::run::{ChunkId, Read, Readable, TRACES_MAX, whole};
 use crate::stage::LoadError;
 use crate::state::Changes;
 
-/// Columns rows that make a run.
-pub const ROWS_MIN: usize = 192;
+/// When rows become a run, and runs a larger one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiers {
+    /// Columns rows that make a run of level 0.
+    pub rows_min: usize,
+    /// Runs of one level that make one of the next.
+    pub fan_in: usize,
+}
+
+/// The tiers of a server. Any others give the same answers.
+pub const TIERS: Tiers = Tiers { rows_min: 192, fan_in: 16 };
 
 /// Most columns rows that one step takes in.
 pub const ROWS_MAX: usize = 256;
 
 /// Most traces of the columns rows that one step takes in.
 const ROWS_TRACES_MAX: usize = 128 * 1024;
-
-/// Runs of one level that make one of the next.
-pub const FAN_IN: usize = 16;
 
 /// Does what is to be done next for a tracker's day: makes a run of columns or merges runs. Says
 /// whether there was anything. Each set of changes is to be committed before the next is asked for;
@@ -37,18 +43,18 @@ pub fn step<R: Readable>(
     rows: &R,
     day: u16,
     tracker: &TrackerId,
-    rows_min: usize,
+    tiers: Tiers,
     sink: &mut dyn FnMut(Changes) -> Read<(), R>,
 ) -> Read<bool, R> {
     let runs = Run::all_of(rows, day, tracker)?;
     let columns_from_ms = runs.iter().map(|run| run.header.columns_from_ms).max();
     if let Some((sources, columns_from_ms)) =
-        waiting(rows, day, tracker, columns_from_ms, rows_min)?
+        waiting(rows, day, tracker, columns_from_ms, tiers.rows_min)?
     {
         write(day, 0, columns_from_ms, &sources, sink)?;
         return Ok(true);
     }
-    let Some((level, chosen)) = tier(runs) else { return Ok(false) };
+    let Some((level, chosen)) = tier(runs, tiers.fan_in) else { return Ok(false) };
     let columns_from_ms = chosen.iter().map(|run| run.header.columns_from_ms).max().unwrap_or(0);
     let sources: Vec<_> = chosen.into_iter().map(Source::Run).collect();
     write(day, level + 1, columns_from_ms, &sources, sink)?;
@@ -93,17 +99,17 @@ fn waiting<'a, R: Readable>(
 }
 
 /// The runs to merge next, and their level.
-fn tier<R: Readable>(runs: Vec<Run<'_, R>>) -> Option<(u8, Vec<Run<'_, R>>)> {
+fn tier<R: Readable>(runs: Vec<Run<'_, R>>, fan_in: usize) -> Option<(u8, Vec<Run<'_, R>>)> {
     let small = |run: &Run<'_, R>| run.header.count <= TRACES_MAX / 2;
     let level = (0..u8::MAX).take(64).find(|level| {
         let of_level = |run: &&Run<'_, R>| run.header.id.level == *level && small(run);
-        runs.iter().filter(of_level).count() >= FAN_IN
+        runs.iter().filter(of_level).count() >= fan_in
     })?;
     let mut traces = 0;
     let chosen = runs
         .into_iter()
         .filter(|run| run.header.id.level == level && small(run))
-        .take(FAN_IN)
+        .take(fan_in)
         .take_while(|run| {
             traces += run.header.count;
             traces <= TRACES_MAX

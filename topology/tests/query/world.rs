@@ -210,7 +210,8 @@ impl World {
                 for _ in 0..steps {
                     let snapshot = lane.rows.clone();
                     let rows = &mut lane.rows;
-                    let worked = tier::step(&snapshot, day, &tracker, rows_min, &mut |changes| {
+                    let tiers = tier::Tiers { rows_min, fan_in: 8 };
+                    let worked = tier::step(&snapshot, day, &tracker, tiers, &mut |changes| {
                         rows.commit(&changes);
                         Ok(())
                     });
