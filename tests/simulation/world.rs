@@ -249,10 +249,14 @@ fn mutate(catalog: &mut Catalog, random: &mut Random) -> &'static str {
         return "a tracker comes";
     }
     let last = account.trackers.len() as u64;
-    let tracker = &mut account.trackers[random.below(last) as usize];
+    let bucket = format!("cts-{}", account.id);
+    mutate_tracker(&mut account.trackers[random.below(last) as usize], bucket, random)
+}
+
+/// One change of a tracker.
+fn mutate_tracker(tracker: &mut Tracker, bucket: String, random: &mut Random) -> &'static str {
     match random.below(6) {
         5 => {
-            let bucket = format!("cts-{}", account.id);
             tracker.bucket = if tracker.bucket.is_empty() { bucket } else { String::new() };
             "transfer is switched"
         }
