@@ -9,7 +9,7 @@ use super::plant::Plant;
 use super::run::{self, Run};
 
 /// Seeds that `make test` runs.
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 20_000;
 
 /// What must happen at least once in so many seeds; a world in which it never does tests less than
 /// it says.
