@@ -100,7 +100,7 @@ impl Drop for Server {
 }
 
 fn configuration(folder: &Path) {
-    let mut text = "cycle = \"10s\"\ndigest_interval = \"60s\"\n".to_owned();
+    let mut text = "cycle = \"5s\"\ndigest_interval = \"10s\"\n".to_owned();
     for number in 2..ACCOUNTS + 2 {
         let id = account(number);
         text.push_str(&format!(

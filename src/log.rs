@@ -111,10 +111,10 @@ pub struct Polled<'a> {
 }
 
 impl RecordBatch {
-    /// Forgets the records, keeps the memory up to 64 MiB.
+    /// Forgets the records, keeps the memory up to 24 MiB.
     pub fn clear(&mut self) {
         self.bytes.clear();
-        self.bytes.shrink_to(64 << 20);
+        self.bytes.shrink_to(24 << 20);
         self.records.clear();
     }
 

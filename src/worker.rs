@@ -20,7 +20,7 @@ use crate::log::{self, Kind, Log, RecordBatch};
 use crate::store::{self, StateStore};
 
 /// Bytes of records that one batch takes at most, beyond its last append.
-pub const BATCH_BYTES_MAX: usize = 32 << 20;
+pub const BATCH_BYTES_MAX: usize = 16 << 20;
 
 /// Effects of one lane that may wait for delivery; past it the worker stops polling.
 pub const BACKLOG_MAX: u64 = 200_000;
