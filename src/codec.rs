@@ -92,6 +92,13 @@ impl Encoder {
         }
     }
 
+    /// Ends a gzip member: an empty final block, then the trailer.
+    fn end_member(&mut self) {
+        self.bytes.extend_from_slice(&[3, 0]);
+        self.bytes.extend_from_slice(&self.crc.sum().to_le_bytes());
+        self.bytes.extend_from_slice(&self.crc.amount().to_le_bytes());
+    }
+
     /// Ends the file.
     ///
     /// # Errors
@@ -108,10 +115,7 @@ impl Encoder {
             }
             Compression::Gzip => {
                 self.text(FILE_END)?;
-                // An empty final block, then the trailer.
-                self.bytes.extend_from_slice(&[3, 0]);
-                self.bytes.extend_from_slice(&self.crc.sum().to_le_bytes());
-                self.bytes.extend_from_slice(&self.crc.amount().to_le_bytes());
+                self.end_member();
                 let hash = data_encoding::HEXLOWER.encode(&self.content.finalize());
                 Ok(Encoded { bytes: self.bytes, content_sha256: Some(hash) })
             }
@@ -194,8 +198,6 @@ pub fn decode(
 pub fn gzip(content: &[u8]) -> Result<Vec<u8>, Damaged> {
     let mut encoder = Encoder::new(Compression::Gzip);
     encoder.text(content)?;
-    encoder.bytes.extend_from_slice(&[3, 0]);
-    encoder.bytes.extend_from_slice(&encoder.crc.sum().to_le_bytes());
-    encoder.bytes.extend_from_slice(&encoder.crc.amount().to_le_bytes());
+    encoder.end_member();
     Ok(encoder.bytes)
 }

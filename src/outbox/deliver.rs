@@ -1,7 +1,7 @@
 //! Delivering effects: building files, putting objects, telling what became of them.
 
-use sha2::{Digest as _, Sha256};
 use trailproof_topology::catalog::{Compression, tracker_key};
+use trailproof_topology::digest::hex_sha256;
 use trailproof_topology::effect::{BytesObject, Effect, OutRecord, SegmentFile, Topic};
 use trailproof_topology::files::{File, FilesRecord};
 use trailproof_topology::key::{SegmentId, Table};
@@ -217,8 +217,4 @@ fn metadata(file: &SegmentFile, sha256: &str) -> Metadata {
         ("sha256", sha256.to_owned()),
     ];
     entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-}
-
-fn hex_sha256(bytes: &[u8]) -> String {
-    data_encoding::HEXLOWER.encode(&Sha256::digest(bytes))
 }
