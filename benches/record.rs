@@ -186,7 +186,12 @@ impl Publisher for Counted {
         Ok(self.0)
     }
 
-    fn publish(&mut self, _: &[OutRecord], lanes: [u64; LANES]) -> Result<(), log::Error> {
+    fn publish(
+        &mut self,
+        _: &[OutRecord],
+        lanes: [u64; LANES],
+        _: Offset,
+    ) -> Result<(), log::Error> {
         self.0 = lanes;
         Ok(())
     }

@@ -6,6 +6,7 @@
 //!
 //! **Invariant:** an append that was answered is durable; one that failed is *unknown*, not absent.
 
+pub mod broker;
 pub mod embedded;
 
 use std::time::Duration;
@@ -189,10 +190,16 @@ pub trait Publisher {
     /// [`Error::Unavailable`] (later), [`Error::Fenced`] (never).
     fn committed(&mut self) -> Result<[u64; LANES], Error>;
 
-    /// Appends `records` and commits `lanes`, all or nothing.
+    /// Appends `records` and commits `lanes`, all or nothing. `settled` is the input offset below
+    /// which everything said is delivered: what a consumer group's lag is counted from.
     ///
     /// # Errors
     /// [`Error::Unavailable`] (later; ask [`Publisher::committed`] what became of it),
     /// [`Error::Fenced`] (never).
-    fn publish(&mut self, records: &[OutRecord], lanes: [u64; LANES]) -> Result<(), Error>;
+    fn publish(
+        &mut self,
+        records: &[OutRecord],
+        lanes: [u64; LANES],
+        settled: Offset,
+    ) -> Result<(), Error>;
 }

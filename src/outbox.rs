@@ -158,7 +158,8 @@ where
         if delivered.effects > 0 {
             let mut lanes = committed;
             lanes[lane as usize] += delivered.effects as u64;
-            self.publisher.publish(&records, lanes)?;
+            let settled = self.progress.settled(lanes);
+            self.publisher.publish(&records, lanes, settled)?;
             self.progress.commit(lanes);
             self.forget(lane, lanes)?;
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use trailproof_topology::catalog::Catalog;
 use trailproof_topology::effect::LANES;
-use trailproof_topology::input::{Body, Input};
+use trailproof_topology::input::{Body, Input, Offset, Position};
 use trailproof_topology::stage::{Batch, LoadError, Stage};
 use trailproof_topology::state::Changes;
 
@@ -68,6 +68,8 @@ impl Error {
 pub struct Progress {
     committed: [AtomicU64; LANES],
     stored: [AtomicU64; LANES],
+    applied: AtomicU64,
+    settled: AtomicU64,
 }
 
 impl Progress {
@@ -90,10 +92,25 @@ impl Progress {
         self.stored.each_ref().map(|lane| lane.load(Ordering::Acquire))
     }
 
-    fn store(&self, lanes: [u64; LANES]) {
-        for (own, lane) in self.stored.iter().zip(lanes) {
+    /// The input offset below which every effect is delivered, once `lanes` are. It moves only
+    /// when nothing waits, so a store that is down shows as lag.
+    #[must_use]
+    pub fn settled(&self, lanes: [u64; LANES]) -> Offset {
+        // Read before the lanes: what is applied later may have stored more.
+        let applied = self.applied.load(Ordering::Acquire);
+        if self.stored().into_iter().zip(lanes).all(|(stored, lane)| lane >= stored) {
+            self.settled.fetch_max(applied, Ordering::AcqRel).max(applied)
+        } else {
+            self.settled.load(Ordering::Acquire)
+        }
+    }
+
+    fn store(&self, position: &Position) {
+        for (own, lane) in self.stored.iter().zip(position.lane_next) {
             own.store(lane, Ordering::Release);
         }
+        // After the lanes: who sees this offset also sees what it stored.
+        self.applied.store(position.next_offset, Ordering::Release);
     }
 
     /// Effects of each lane that wait for delivery.
@@ -220,7 +237,7 @@ where
         self.apply(&mut stage, &mut batch);
         // From here on an error leaves `self.stage` empty: what was applied is forgotten.
         self.store.commit(&batch.changes)?;
-        self.progress.store(stage.position().lane_next);
+        self.progress.store(stage.position());
         committed(&mut stage, &batch.changes);
         self.stage = Some(stage);
         Ok(Step::Applied { records: self.records.len(), bytes: self.records.bytes_len() })
@@ -229,7 +246,7 @@ where
     fn load(&mut self, committed: &mut Committed<'_, S>) -> Result<S, Error> {
         let loaded = S::load(self.setup.clone(), &self.store.snapshot());
         let mut stage = loaded?;
-        self.progress.store(stage.position().lane_next);
+        self.progress.store(stage.position());
         committed(&mut stage, &Changes::default());
         Ok(stage)
     }

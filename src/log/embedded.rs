@@ -27,7 +27,7 @@ use trailproof_topology::input::{Millis, Offset};
 
 use self::database::{Head, Lanes};
 pub use self::publisher::OwnedPublisher;
-pub use self::reader::{PartitionLog, StoredRecord};
+pub use self::reader::PartitionLog;
 pub use self::row::{Packed, RECORD_BYTES_MAX, RecordBatchBuilder};
 use self::writer::{Queue, Work};
 use super::Error;

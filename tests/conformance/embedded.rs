@@ -100,7 +100,7 @@ fn an_append_returns_its_offsets_and_survives_reopening() {
     assert_eq!(ranges, [0..3, 0..5_000]);
     let ranges = log.append(vec![numbered(0, 5_000, 1, 20), numbered(0, 5_001, 2, 20)]).unwrap();
     assert_eq!(ranges, [5_000..5_001, 5_001..5_003]);
-    log.publisher("record/0").unwrap().publish(&[], [7, 8]).unwrap();
+    log.publisher("record/0").unwrap().publish(&[], [7, 8], 0).unwrap();
     drop(log);
     let log = open(folder.path()).unwrap();
     assert_eq!(log.bounds(Topic::Traces, 0).unwrap(), 0..5_003);
@@ -116,7 +116,7 @@ fn an_operator_reads_keys_headers_and_values() {
     let mut out = record(Topic::Notifications, Some(2), "key", "value");
     out.headers = vec![("a".into(), "b".into()), ("c".into(), String::new())];
     let mut publisher = embedded.publisher("record/0");
-    publisher.publish(&[out.clone(), out.clone(), out.clone()], [1, 0]).unwrap();
+    publisher.publish(&[out.clone(), out.clone(), out.clone()], [1, 0], 0).unwrap();
     let found = embedded.log.read(Topic::Notifications, 2, 1, 1, 1_000).unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].offset, found[0].append_time_ms), (1, 77));

@@ -53,9 +53,9 @@ fn values(reader: &mut impl Log) -> Vec<String> {
 
 pub(crate) fn records_come_back_in_order_by_partition(log: &impl Factory) {
     let mut publisher = log.publisher("record/0");
-    publisher.publish(&traces(0, &["a", "b"]), [0, 0]).unwrap();
-    publisher.publish(&traces(1, &["x"]), [0, 0]).unwrap();
-    publisher.publish(&traces(0, &["c", ""]), [0, 0]).unwrap();
+    publisher.publish(&traces(0, &["a", "b"]), [0, 0], 0).unwrap();
+    publisher.publish(&traces(1, &["x"]), [0, 0], 0).unwrap();
+    publisher.publish(&traces(0, &["c", ""]), [0, 0], 0).unwrap();
     assert_eq!(values(&mut log.reader(Topic::Traces, 0)), ["a", "b", "c", ""]);
     assert_eq!(values(&mut log.reader(Topic::Traces, 1)), ["x"]);
     let tail = drain(&mut log.reader(Topic::Traces, 0), 3, 1);
@@ -67,7 +67,7 @@ pub(crate) fn small_polls_make_progress_and_bound_the_batch(log: &impl Factory) 
     let mut publisher = log.publisher("record/0");
     let big = "v".repeat(10_000);
     for _ in 0..20 {
-        publisher.publish(&traces(0, &[&big]), [0, 0]).unwrap();
+        publisher.publish(&traces(0, &[&big]), [0, 0], 0).unwrap();
     }
     let mut reader = log.reader(Topic::Traces, 0);
     let mut batch = RecordBatch::default();
@@ -77,7 +77,7 @@ pub(crate) fn small_polls_make_progress_and_bound_the_batch(log: &impl Factory) 
 }
 
 pub(crate) fn an_offset_outside_the_log_is_refused(log: &impl Factory) {
-    log.publisher("record/0").publish(&traces(0, &["a"]), [0, 0]).unwrap();
+    log.publisher("record/0").publish(&traces(0, &["a"]), [0, 0], 0).unwrap();
     let mut batch = RecordBatch::default();
     let mut reader = log.reader(Topic::Traces, 0);
     reader.poll(1, 100, &mut batch).unwrap();
@@ -95,7 +95,7 @@ pub(crate) fn append_times_never_fall(log: &impl Factory) {
     let mut reader = log.reader(Topic::Traces, 0);
     for now_ms in [5_000, 9_000, 2_000, 9_500] {
         log.set_clock(now_ms);
-        publisher.publish(&traces(0, &["a"]), [0, 0]).unwrap();
+        publisher.publish(&traces(0, &["a"]), [0, 0], 0).unwrap();
         assert_eq!(reader.now_ms(), now_ms.max(if now_ms == 2_000 { 9_000 } else { 0 }));
     }
     let times: Vec<i64> = drain(&mut reader, 0, 1 << 20).iter().map(|record| record.1).collect();
@@ -108,7 +108,7 @@ pub(crate) fn a_tick_is_a_record_of_its_own_kind(log: &impl Factory) {
     reader.tick().unwrap();
     let headers = vec![("trailproof".to_owned(), "catalog".to_owned())];
     let mark = OutRecord { headers, ..record(Topic::Traces, Some(1), "", "3") };
-    log.publisher("record/1").publish(&[mark], [0, 0]).unwrap();
+    log.publisher("record/1").publish(&[mark], [0, 0], 0).unwrap();
     let all = drain(&mut reader, 0, 100);
     assert_eq!(all[0], (0, 7_000, Kind::Tick, String::new()));
     assert_eq!(all[1].2, Kind::Catalog(3));
@@ -119,7 +119,7 @@ pub(crate) fn waiting_ends_when_a_record_comes(log: &impl Factory) {
     let began = Instant::now();
     reader.wait(0, Duration::from_millis(20));
     assert!(began.elapsed() >= Duration::from_millis(20), "nothing came, yet the wait ended");
-    log.publisher("record/0").publish(&traces(0, &["a"]), [0, 0]).unwrap();
+    log.publisher("record/0").publish(&traces(0, &["a"]), [0, 0], 0).unwrap();
     let began = Instant::now();
     reader.wait(0, Duration::from_secs(60));
     assert!(began.elapsed() < Duration::from_secs(30), "a record is there, yet the wait went on");

@@ -236,7 +236,12 @@ impl Publisher for SimPublisher {
         Ok(inner.logs.lanes(&self.owner))
     }
 
-    fn publish(&mut self, records: &[OutRecord], lanes: [u64; LANES]) -> Result<(), Error> {
+    fn publish(
+        &mut self,
+        records: &[OutRecord],
+        lanes: [u64; LANES],
+        _settled: Offset,
+    ) -> Result<(), Error> {
         let mut inner = self.hub.lock();
         if let Some(fenced) = self.fenced(&inner) {
             return Err(fenced);

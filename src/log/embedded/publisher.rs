@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use trailproof_topology::effect::{LANES, OutRecord, Topic};
 
+use trailproof_topology::input::Offset;
+
 use super::database::OWNER_BYTES_MAX;
 use super::writer::Work;
 use super::{EmbeddedLog, PartitionAppend, RecordBatchBuilder, locked};
@@ -39,7 +41,12 @@ impl Publisher for OwnedPublisher {
         }
     }
 
-    fn publish(&mut self, records: &[OutRecord], lanes: [u64; LANES]) -> Result<(), Error> {
+    fn publish(
+        &mut self,
+        records: &[OutRecord],
+        lanes: [u64; LANES],
+        _settled: Offset,
+    ) -> Result<(), Error> {
         let mut by_partition: BTreeMap<(Topic, u32), Vec<&OutRecord>> = BTreeMap::new();
         for record in records {
             let partition = record

@@ -13,25 +13,11 @@ use super::database::{self, Head};
 use super::row::{RecordView, RowView};
 use super::writer::database_of;
 use super::{EmbeddedLog, PartitionAppend, RecordBatchBuilder, locked};
+use crate::log::broker::StoredRecord;
 use crate::log::{Error, Log, RecordBatch};
 
 /// Records of one poll; the bytes are the caller's bound.
 const POLL_RECORDS_MAX: usize = 1 << 18;
-
-/// A record as an operator reads it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredRecord {
-    /// Its offset.
-    pub offset: Offset,
-    /// When it was appended.
-    pub append_time_ms: Millis,
-    /// Its key, mostly empty.
-    pub key: Vec<u8>,
-    /// Its headers in order: name and value.
-    pub headers: Vec<(String, String)>,
-    /// Its value.
-    pub value: Vec<u8>,
-}
 
 /// Visits a row, given the first offset wanted of it, its base, itself and its bytes. Answers
 /// whether to go on; `None` for damage.
