@@ -128,8 +128,8 @@ pub(crate) fn waiting_ends_when_a_record_comes(log: &impl Factory) {
 pub(crate) fn lanes_are_committed_with_the_records(log: &impl Factory) {
     let mut publisher = log.publisher("record/0");
     assert_eq!(publisher.committed().unwrap(), [0, 0]);
-    publisher.publish(&traces(0, &["a"]), [4, 2]).unwrap();
-    publisher.publish(&[], [5, 2]).unwrap();
+    publisher.publish(&traces(0, &["a"]), [4, 2], 0).unwrap();
+    publisher.publish(&[], [5, 2], 0).unwrap();
     assert_eq!(publisher.committed().unwrap(), [5, 2]);
     assert_eq!(log.publisher("record/0").committed().unwrap(), [5, 2]);
     assert_eq!(log.publisher("record/1").committed().unwrap(), [0, 0]);
@@ -140,7 +140,7 @@ pub(crate) fn one_publish_reaches_many_topics(log: &impl Factory) {
     let keyed = |key| record(Topic::Notifications, None, key, key);
     let mut records = traces(0, &["t"]);
     records.extend(["k1", "k2", "k1", "k3", "k1"].map(keyed));
-    log.publisher("record/0").publish(&records, [1, 1]).unwrap();
+    log.publisher("record/0").publish(&records, [1, 1], 0).unwrap();
     assert_eq!(values(&mut log.reader(Topic::Traces, 0)), ["t"]);
     let found: Vec<Vec<String>> =
         (0..3).map(|partition| values(&mut log.reader(Topic::Notifications, partition))).collect();
