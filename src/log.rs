@@ -8,6 +8,7 @@
 
 pub mod broker;
 pub mod embedded;
+pub mod kafka;
 
 use std::time::Duration;
 
