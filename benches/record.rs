@@ -20,7 +20,9 @@ use trailproof::outbox::{Limits, Outbox};
 use trailproof::store::StateStore;
 use trailproof::store::rocks::{Options, RocksStore};
 use trailproof::worker::{Progress, Step, Worker};
-use trailproof_topology::catalog::{Account, Catalog, Compression, Project, Tracker, TrackerKind};
+use trailproof_topology::catalog::{
+    Account, Catalog, CatalogMark, Compression, Project, Tracker, TrackerKind,
+};
 use trailproof_topology::effect::{LANES, Lane, OutRecord};
 use trailproof_topology::input::{Millis, Offset};
 use trailproof_topology::merkle::{Frontier, leaf_hash};
@@ -49,7 +51,8 @@ impl Log for &MemoryLog {
         batch: &mut RecordBatch,
     ) -> Result<(), log::Error> {
         if from == 0 {
-            batch.push(0, START_MS, Kind::Catalog(1), b"1");
+            let mark = CatalogMark::of(1, b"").encode();
+            batch.push(0, START_MS, Kind::Catalog, mark.as_bytes());
         }
         let last = self.ends.len() as u64;
         if from > last && self.ended.take() {
@@ -215,7 +218,7 @@ fn stage(log: &MemoryLog, accounts: u64, compression: Compression) -> Cost {
     let store = Arc::new(RocksStore::open(folder.path(), &options).expect("a new store"));
     let catalog = Arc::new(catalog(accounts, compression));
     let setup = Setup { partition: 0, topic_id: "bench".into() };
-    let catalogs = Arc::new(move |_| Some(Arc::clone(&catalog)));
+    let catalogs = Arc::new(move |_: &CatalogMark| Some(Arc::clone(&catalog)));
     let progress = Arc::new(Progress::default());
     let before = process_cpu_us();
     let mut worker: Worker<RecordStage, _, _> =

@@ -77,10 +77,23 @@ pub enum Kind {
     Data,
     /// `tick`.
     Tick,
-    /// `catalog` with its version.
-    Catalog(u64),
+    /// `catalog`; the value is a [`trailproof_topology::catalog::CatalogMark`].
+    Catalog,
     /// Anything else.
     Unknown,
+}
+
+impl Kind {
+    /// What the text of the header `trailproof` means; `None` where a record has no such header.
+    #[must_use]
+    pub fn of_header(text: Option<&[u8]>) -> Self {
+        match text {
+            None => Self::Data,
+            Some(b"tick") => Self::Tick,
+            Some(b"catalog") => Self::Catalog,
+            Some(_) => Self::Unknown,
+        }
+    }
 }
 
 /// Records of one partition, packed: one buffer and where each value lies in it.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use trailproof_topology::catalog::Catalog;
+use trailproof_topology::catalog::{Catalog, CatalogMark};
 use trailproof_topology::effect::LANES;
 use trailproof_topology::input::{Body, Input, Offset, Position};
 use trailproof_topology::stage::{Batch, LoadError, Stage};
@@ -121,8 +121,9 @@ impl Progress {
     }
 }
 
-/// Finds a version of the catalog; `None` where there is none.
-pub type Catalogs = Arc<dyn Fn(u64) -> Option<Arc<Catalog>> + Send + Sync>;
+/// Finds the version of the catalog that a mark names, by version and hash; `None` where there is
+/// none.
+pub type Catalogs = Arc<dyn Fn(&CatalogMark) -> Option<Arc<Catalog>> + Send + Sync>;
 
 /// Told of each commit, and of the stage that made it.
 pub type Committed<'a, S> = dyn FnMut(&mut S, &Changes) + 'a;
@@ -267,10 +268,13 @@ where
             let body = match record.kind {
                 Kind::Data => Body::Data(record.value),
                 Kind::Tick => Body::Tick,
-                Kind::Catalog(version) => {
-                    catalog = (self.catalogs)(version);
-                    Body::Catalog(version, catalog.as_deref())
-                }
+                Kind::Catalog => match CatalogMark::parse(record.value) {
+                    Some(mark) => {
+                        catalog = (self.catalogs)(&mark);
+                        Body::Catalog(mark.version, catalog.as_deref())
+                    }
+                    None => Body::Unknown(record.value),
+                },
                 Kind::Unknown => Body::Unknown(record.value),
             };
             let append_time_ms = record.append_time_ms;

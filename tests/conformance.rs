@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "conformance/catalogs.rs"]
+mod catalogs;
 #[path = "conformance/directory.rs"]
 mod directory;
 #[path = "conformance/embedded.rs"]

@@ -1,7 +1,8 @@
 //! The simulator: the real worker, outbox, indexer and view, over ports that fail.
 //!
-//! One seed gives one world and one history. `TRAILPROOF_SEEDS` says how many are run (2,000);
-//! `TRAILPROOF_SEED` repeats one, with a trace of its steps.
+//! One seed gives one world and one history. `TRAILPROOF_SEEDS` says how many are run (20,000);
+//! `TRAILPROOF_SEED` repeats one, with a trace of its steps. `crashes` takes one scripted run and
+//! lets the process die at every single call of a port; `TRAILPROOF_CRASHES` repeats one.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::explicit_auto_deref, reason = "the type of a list is not found without it")]
@@ -10,6 +11,8 @@
 mod checks;
 #[path = "simulation/compare.rs"]
 mod compare;
+#[path = "simulation/crashes.rs"]
+mod crashes;
 #[path = "simulation/hub.rs"]
 mod hub;
 #[path = "simulation/logs.rs"]
@@ -26,6 +29,8 @@ mod plant;
 mod random;
 #[path = "simulation/run.rs"]
 mod run;
+#[path = "simulation/script.rs"]
+mod script;
 #[path = "simulation/seeds.rs"]
 mod seeds;
 #[path = "simulation/store.rs"]

@@ -111,7 +111,7 @@ pub(crate) fn a_tick_is_a_record_of_its_own_kind(log: &impl Factory) {
     log.publisher("record/1").publish(&[mark], [0, 0], 0).unwrap();
     let all = drain(&mut reader, 0, 100);
     assert_eq!(all[0], (0, 7_000, Kind::Tick, String::new()));
-    assert_eq!(all[1].2, Kind::Catalog(3));
+    assert_eq!(all[1].2, Kind::Catalog);
 }
 
 pub(crate) fn waiting_ends_when_a_record_comes(log: &impl Factory) {

@@ -43,6 +43,8 @@ pub(crate) enum Plant {
     TickLies,
     /// Catalog versions are found late.
     LateCatalog,
+    /// Marks count whatever their hash.
+    TrustMarks,
     /// Object keys depend on where the batch began.
     KeyOfBatch,
     /// Files go to another account's bucket.
@@ -53,7 +55,7 @@ pub(crate) enum Plant {
 
 impl Plant {
     /// Every bug that must be caught.
-    pub(crate) const ALL: [Self; 28] = [
+    pub(crate) const ALL: [Self; 29] = [
         Self::DropRow(Table::Tail as u8),
         Self::DropRow(Table::Segment as u8),
         Self::DropRow(Table::Chunk as u8),
@@ -79,6 +81,7 @@ impl Plant {
         Self::PollClock,
         Self::TickLies,
         Self::LateCatalog,
+        Self::TrustMarks,
         Self::KeyOfBatch,
         Self::OtherBucket,
         Self::DropEffect,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use trailproof::log::Kind;
+use trailproof_topology::catalog::{Catalog, CatalogMark};
 use trailproof_topology::digest_stage::DigestStage;
 use trailproof_topology::effect::{Lane, Topic};
 use trailproof_topology::input::Millis;
@@ -11,9 +12,10 @@ use trailproof_topology::record::RecordStage;
 
 use super::checks::Checker;
 use super::compare;
-use super::hub::Hub;
+use super::hub::{Hub, Inner};
 use super::node::{Checked, Node, Owner};
 use super::plant::Plant;
+use super::random::Random;
 use super::traces::Meant;
 use super::world::{self, START_MS, World};
 
@@ -172,10 +174,7 @@ impl Run {
         for _ in 0..count.min((*records).max(1)) {
             *records = records.saturating_sub(1);
             if random.one_in(60) {
-                // Anybody with write access can send headers; a version that never is, or was.
-                let version = if random.one_in(2) { 1 } else { 9_999 };
-                world::mark(&mut inner, Topic::Traces, partition, version);
-                inner.mark("a forged mark");
+                forge(&mut inner, random, partition, catalog);
                 continue;
             }
             if random.one_in(60) {
@@ -249,6 +248,30 @@ impl Run {
         }
         Err("no progress: the backlog does not drain".to_owned())
     }
+}
+
+/// Anybody with write access can send headers: of a version that was, that never is, or that will
+/// be and nobody knows the hash of.
+fn forge(inner: &mut Inner, random: &mut Random, partition: u32, catalog: &Catalog) {
+    if random.one_in(8) {
+        inner.append(Topic::Traces, partition, Kind::Catalog, b"2", Meant::Strange);
+        inner.mark("a mark that is none");
+        return;
+    }
+    if random.one_in(4) {
+        // A true one, twice.
+        let (mark, version) = (world::mark_of(catalog), catalog.version);
+        if inner.catalogs.contains_key(&version) {
+            world::append_mark(inner, Topic::Traces, partition, &mark, Meant::Mark(version));
+            inner.mark("a version is marked twice");
+        }
+        return;
+    }
+    let version = *random.pick(&[1, catalog.version + 1, 9_999]);
+    let mark = CatalogMark { version, sha256: [7; 32] };
+    // The oracle knows no version 0.
+    world::append_mark(inner, Topic::Traces, partition, &mark, Meant::Mark(0));
+    inner.mark("a forged mark");
 }
 
 /// An owner for each partition.

@@ -115,6 +115,10 @@ impl StateStore for SimStore {
     }
 
     fn flush(&self) -> Result<(), Error> {
+        let verdict = self.hub.lock().faults.verdict(0);
+        if verdict == Verdict::Fail {
+            return Err(Error::Unavailable("flush".to_owned()));
+        }
         let mut state = self.state();
         let state = &mut *state;
         for changes in state.unsynced.drain(..) {

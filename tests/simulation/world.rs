@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use trailproof::log::Kind;
 use trailproof_topology::catalog::{
-    Account, Catalog, Compression, DataEvent, Project, Rule, Tracker, TrackerKind,
+    Account, Catalog, CatalogMark, Compression, DataEvent, Project, Rule, Tracker, TrackerKind,
 };
 use trailproof_topology::effect::Topic;
 use trailproof_topology::input::Millis;
@@ -84,11 +84,12 @@ impl World {
         let mut inner = hub.lock();
         let version = self.catalog.version;
         inner.catalogs.insert(version, Arc::new(self.catalog.clone()));
+        let mark = mark_of(&self.catalog);
         for partition in 0..self.catalog.traces_partitions {
-            mark(&mut inner, Topic::Traces, partition, version);
+            append_mark(&mut inner, Topic::Traces, partition, &mark, Meant::Mark(version));
         }
         for partition in 0..self.catalog.files_partitions {
-            mark(&mut inner, Topic::Files, partition, version);
+            append_mark(&mut inner, Topic::Files, partition, &mark, Meant::Mark(version));
         }
         inner.say(|| format!("catalog {version}: {:?}", self.catalog));
     }
@@ -106,11 +107,21 @@ impl World {
     }
 }
 
+/// The mark that names a catalog.
+pub(crate) fn mark_of(catalog: &Catalog) -> CatalogMark {
+    let record = serde_json::to_vec(catalog).expect("a catalog serialises");
+    CatalogMark::of(catalog.version, &record)
+}
+
 /// Appends a mark.
-pub(crate) fn mark(inner: &mut Inner, topic: Topic, partition: u32, version: u64) {
-    let value = version.to_string();
-    let meant = Meant::Mark(version);
-    inner.append(topic, partition, Kind::Catalog(version), value.as_bytes(), meant);
+pub(crate) fn append_mark(
+    inner: &mut Inner,
+    topic: Topic,
+    partition: u32,
+    mark: &CatalogMark,
+    meant: Meant,
+) {
+    inner.append(topic, partition, Kind::Catalog, mark.encode().as_bytes(), meant);
 }
 
 fn rates(random: &mut Random) -> Rates {
@@ -143,21 +154,30 @@ fn first(random: &mut Random, accounts: u64, large: bool) -> Catalog {
     }
 }
 
-fn account(number: u64, random: &mut Random) -> Account {
+pub(crate) fn account(number: u64, random: &mut Random) -> Account {
     let id = format!("account-{number}");
-    let photos = Tracker {
-        data_bucket: "album".to_owned(),
-        data_events: random.pick(&[vec![], vec![DataEvent::Read], vec![DataEvent::Write]]).clone(),
-        ..tracker(number * 2 + 1, "photos", TrackerKind::Data, &id, random)
-    };
-    let system = tracker(number * 2, "system", TrackerKind::System, &id, random);
+    let mut trackers = both_trackers(number, random);
+    if random.one_in(4) {
+        trackers.remove(0);
+    }
     Account {
         name: id.clone(),
         projects: vec![Project { id: format!("project-{number}"), name: "default".to_owned() }],
-        trackers: if random.one_in(4) { vec![system] } else { vec![photos, system] },
+        trackers,
         rules: vec![rule(number)],
         id,
     }
+}
+
+/// A data tracker and the system tracker of an account.
+pub(crate) fn both_trackers(number: u64, random: &mut Random) -> Vec<Tracker> {
+    let account = format!("account-{number}");
+    let photos = Tracker {
+        data_bucket: "album".to_owned(),
+        data_events: random.pick(&[vec![], vec![DataEvent::Read], vec![DataEvent::Write]]).clone(),
+        ..tracker(number * 2 + 1, "photos", TrackerKind::Data, &account, random)
+    };
+    vec![photos, tracker(number * 2, "system", TrackerKind::System, &account, random)]
 }
 
 fn tracker(

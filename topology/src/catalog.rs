@@ -8,9 +8,49 @@
 //! Source: `schemas/catalog.schema.json`.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::input::Millis;
 use crate::key::TrackerId;
+use crate::merkle::Hash;
+
+/// What a catalog mark says: from here on the version holds whose record has this hash.
+///
+/// The hash makes a mark good for one record alone. Its record also holds a random number, so
+/// nobody can write a mark for a version that does not exist yet: such a mark would be ignored by
+/// the first reader and honoured by a later replay (I6).
+///
+/// Source: `docs/formats.md`, "Records".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CatalogMark {
+    /// The version.
+    pub version: u64,
+    /// SHA-256 of the value of the version's record in topic `catalog`.
+    pub sha256: Hash,
+}
+
+impl CatalogMark {
+    /// The mark of the version that a record of topic `catalog` holds.
+    #[must_use]
+    pub fn of(version: u64, record: &[u8]) -> Self {
+        Self { version, sha256: Sha256::digest(record).into() }
+    }
+
+    /// Reads a mark's value; `None` where it is anything but what [`CatalogMark::encode`] writes.
+    #[must_use]
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let (version, hash) = std::str::from_utf8(value).ok()?.split_once(' ')?;
+        let sha256 = data_encoding::HEXLOWER.decode(hash.as_bytes()).ok()?.try_into().ok()?;
+        let mark = Self { version: version.parse().ok()?, sha256 };
+        (mark.encode().as_bytes() == value).then_some(mark)
+    }
+
+    /// The mark's value: the version in digits, a blank, the hash in lower-case hex.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        format!("{} {}", self.version, data_encoding::HEXLOWER.encode(&self.sha256))
+    }
+}
 
 /// One version of the catalog.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -248,5 +288,31 @@ impl Catalog {
     #[must_use]
     pub fn account_of_project(&self, project: &str) -> Option<&Account> {
         self.accounts.iter().find(|account| account.projects.iter().any(|own| own.id == project))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::CatalogMark;
+
+    #[test]
+    fn a_mark_survives_encoding_and_nothing_else_is_one() {
+        let mark = CatalogMark::of(12, b"{}");
+        assert_eq!(CatalogMark::parse(mark.encode().as_bytes()), Some(mark));
+        let hash = data_encoding::HEXLOWER.encode(&mark.sha256);
+        let twins = [
+            "12".to_owned(),
+            format!("+12 {hash}"),
+            format!("012 {hash}"),
+            format!("12  {hash}"),
+            format!("12 {hash} "),
+            format!("12 {}", hash.to_uppercase()),
+            format!("12 {}", &hash[2..]),
+            format!("99999999999999999999 {hash}"),
+        ];
+        for twin in twins {
+            assert_eq!(CatalogMark::parse(twin.as_bytes()), None, "{twin:?}");
+        }
+        assert_eq!(CatalogMark::parse(b"\xff"), None);
     }
 }

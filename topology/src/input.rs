@@ -32,7 +32,7 @@ pub enum Body<'a> {
     /// Header `tick`: only its append time matters.
     Tick,
     /// Header `catalog`: from here on this version holds. `None` where the catalog topic has no
-    /// such version, which a forged mark can cause: it is counted and ignored.
+    /// such version with the mark's hash, which a forged mark can cause: it is counted and ignored.
     Catalog(u64, Option<&'a Catalog>),
     /// Any other header: kept as a dead letter.
     Unknown(&'a [u8]),

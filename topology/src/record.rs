@@ -159,7 +159,7 @@ impl RecordStage {
     pub fn publish(&mut self, previous: &OpenView) -> OpenView {
         let trackers = match &self.router {
             Some(router) => self.open.publish(router, &previous.trackers),
-            None => Arc::clone(&previous.trackers),
+            None => Arc::default(),
         };
         OpenView { position: self.position, trackers }
     }

@@ -65,6 +65,8 @@ pub struct OpenSegments {
     unpublished: Vec<u32>,
     /// Trackers that the catalog no longer has, whose open parts must leave the published view.
     retired: Vec<TrackerId>,
+    /// Whether this stage has published; what another one did may be of other rows.
+    published: bool,
     tail_rows: VecDeque<(Offset, usize)>,
     tail: TailWriter,
     scratch: Scratch,
@@ -366,10 +368,11 @@ impl OpenSegments {
     /// The open parts of every tracker: those that changed since the last call, the rest shared
     /// with `previous`.
     pub fn publish(&mut self, router: &Router, previous: &OpenTrackers) -> OpenTrackers {
-        if self.unpublished.is_empty() && self.retired.is_empty() {
+        let first = !std::mem::replace(&mut self.published, true);
+        if self.unpublished.is_empty() && self.retired.is_empty() && !first {
             return Arc::clone(previous);
         }
-        let mut trackers = BTreeMap::clone(previous);
+        let mut trackers = if first { BTreeMap::new() } else { BTreeMap::clone(previous) };
         for id in self.retired.drain(..) {
             trackers.remove(&id);
         }
