@@ -69,8 +69,8 @@ pub struct Part {
     pub side: Vec<u8>,
     /// The traces, in offset order.
     pub entries: Vec<Entry>,
-    /// Columns, made when a query first asks.
-    columns: OnceLock<Columns>,
+    /// Columns, made when a query first asks; boxed, because most parts never have them.
+    columns: OnceLock<Box<Columns>>,
 }
 
 impl Part {
@@ -97,7 +97,7 @@ impl Part {
 
     /// The part's columns, made on first use.
     pub fn columns(&self) -> &Columns {
-        self.columns.get_or_init(|| Columns::of_parts(&[self]))
+        self.columns.get_or_init(|| Box::new(Columns::of_parts(&[self])))
     }
 }
 

@@ -160,6 +160,16 @@ impl OpenSegment {
         !self.current.entries.is_empty()
     }
 
+    /// How much closing the open chunk is worth: its bytes, squared, over all of the segment's.
+    /// Chunks that close at one weight are few for the memory that open ones take, because each is
+    /// then as large as the root of the rate at which its segment grows.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        let open = self.open_bytes as u64;
+        let all = self.summary.text_bytes.max(1);
+        u64::try_from((u128::from(open * open) << 16) / u128::from(all)).unwrap_or(u64::MAX)
+    }
+
     /// Adds a trace to the open chunk.
     pub fn push(&mut self, filing: &Filing<'_>) {
         let first = self.summary.frontier.size() == 0;

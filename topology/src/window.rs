@@ -7,12 +7,19 @@
 //! fixed: 24 bytes for each trace it can hold.
 //!
 //! **Invariant:** the table holds exactly the ring's entries, found by linear probing without
-//! tombstones: a removal shifts later entries of its cluster back.
+//! tombstones: a removal shifts later entries of its cluster back. A slot has a piece of the mark's
+//! id beside its place, so that most foreign entries are passed without a look into the ring.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Bytes of a mark in a window row.
 pub const MARK_BYTES: usize = 16;
+
+/// Most marks of a window.
+pub const CAPACITY_MAX: u32 = 1 << 24;
+
+/// Bits of a slot that hold a place of the ring plus one: enough for [`CAPACITY_MAX`].
+const PLACE_BITS: u32 = 25;
 
 /// What identifies a trace in the window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,15 +76,16 @@ pub struct Window {
     /// Place of the oldest mark once the ring is full, else of the next one.
     next: usize,
     capacity: usize,
-    /// Ring places plus one; 0 is free. A power of two, at least twice the capacity.
+    /// Slots: a ring place plus one, and above it the id's upper bits; 0 is free. A power of two,
+    /// at least twice the ring's length.
     table: Vec<u32>,
 }
 
 impl Window {
-    /// An empty window of `capacity` marks, at least one.
+    /// An empty window of `capacity` marks, 1 to [`CAPACITY_MAX`].
     #[must_use]
     pub fn new(capacity: u32) -> Self {
-        let capacity = capacity.max(1) as usize;
+        let capacity = capacity.clamp(1, CAPACITY_MAX) as usize;
         Self {
             ring: Vec::new(),
             next: 0,
@@ -117,14 +125,18 @@ impl Window {
         let mut seen = Seen::New;
         let mut at = self.home(mark.id);
         while self.table[at] != 0 {
-            let other = self.ring[self.table[at] as usize - 1];
+            let slot = self.table[at];
+            at = (at + 1) & (self.table.len() - 1);
+            if slot >> PLACE_BITS != tag(mark.id) {
+                continue;
+            }
+            let other = self.ring[place(slot)];
             if other == *mark {
                 return Seen::Resend;
             }
             if other.id == mark.id {
                 seen = Seen::Conflict;
             }
-            at = (at + 1) & (self.table.len() - 1);
         }
         seen
     }
@@ -151,23 +163,25 @@ impl Window {
     }
 
     fn insert(&mut self, place: usize) {
-        let mut at = self.home(self.ring[place].id);
+        let id = self.ring[place].id;
+        let mut at = self.home(id);
         while self.table[at] != 0 {
             at = (at + 1) & (self.table.len() - 1);
         }
-        self.table[at] = place as u32 + 1;
+        self.table[at] = slot(place, id);
     }
 
     fn remove(&mut self, place: usize) {
         let size = self.table.len();
-        let mut at = self.home(self.ring[place].id);
-        while self.table[at] != place as u32 + 1 {
+        let id = self.ring[place].id;
+        let mut at = self.home(id);
+        while self.table[at] != slot(place, id) {
             at = (at + 1) & (size - 1);
         }
         let mut hole = at;
         let mut probe = (at + 1) & (size - 1);
         while self.table[probe] != 0 {
-            let home = self.home(self.ring[self.table[probe] as usize - 1].id);
+            let home = self.home(self.ring[crate::window::place(self.table[probe])].id);
             // The entry may move into the hole only if its home does not lie between them.
             if (probe.wrapping_sub(home) & (size - 1)) >= (probe.wrapping_sub(hole) & (size - 1)) {
                 self.table[hole] = self.table[probe];
@@ -186,6 +200,21 @@ impl Window {
     }
 }
 
+/// The upper bits of an id, as a slot has them.
+fn tag(id: u64) -> u32 {
+    (id >> (32 + PLACE_BITS)) as u32
+}
+
+/// The slot of a mark.
+fn slot(place: usize, id: u64) -> u32 {
+    (tag(id) << PLACE_BITS) | (place as u32 + 1)
+}
+
+/// The ring place of a slot that is not free.
+fn place(slot: u32) -> usize {
+    (slot & ((1 << PLACE_BITS) - 1)) as usize - 1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,7 +228,8 @@ mod tests {
             let mut seed = 1u64;
             for _ in 0..9_000 {
                 seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                let mark = Mark { id: (seed >> 40) & 0xff | 0xf00, content: (seed >> 33) & 3 };
+                let id = (seed >> 40) & 0xff | 0xf00 | (seed >> 48 << 63);
+                let mark = Mark { id, content: (seed >> 33) & 3 };
                 let known: Vec<&Mark> = list.iter().rev().take(capacity as usize).collect();
                 let expected = if known.contains(&&mark) {
                     Seen::Resend

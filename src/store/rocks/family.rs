@@ -11,7 +11,7 @@ use trailproof_topology::key::Table;
 use super::Options;
 
 /// Values from here on go to blob files; smaller ones stay in their tables.
-const BLOB_BYTES_MIN: u64 = 4 << 10;
+const BLOB_BYTES_MIN: u64 = 1 << 10;
 const BLOB_FILE_BYTES: u64 = 64 << 20;
 const TABLE_FILE_BYTES: u64 = 32 << 20;
 const LEVEL_BASE_BYTES: u64 = 128 << 20;
@@ -68,8 +68,9 @@ impl Family {
         family.set_target_file_size_base(TABLE_FILE_BYTES);
         family.set_max_bytes_for_level_base(LEVEL_BASE_BYTES);
         family.set_compression_type(match self {
-            Self::Default | Self::Queue => DBCompressionType::Lz4,
-            Self::Frames => DBCompressionType::None,
+            Self::Default => DBCompressionType::Lz4,
+            // Frames, packed tails and hashes: there is nothing left to gain.
+            Self::Queue | Self::Frames => DBCompressionType::None,
         });
         if self == Self::Frames {
             family.set_enable_blob_files(true);

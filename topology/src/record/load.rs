@@ -18,7 +18,7 @@ use crate::stage::{Batch, Damage, LoadError};
 use crate::state::Rows;
 use crate::tail;
 use crate::trace;
-use crate::window::{Mark, Seen, Window};
+use crate::window::{CAPACITY_MAX, Mark, Seen, Window};
 
 /// The window of resends and the rows it is kept in.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl WindowRows {
 
     /// Takes another capacity, with the newest marks that fit.
     pub(super) fn resize(&mut self, capacity: u32) {
-        if self.window.capacity() == capacity.max(1) as usize {
+        if self.window.capacity() == capacity.clamp(1, CAPACITY_MAX) as usize {
             return;
         }
         let marks = self.window.marks();

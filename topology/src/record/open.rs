@@ -1,7 +1,8 @@
 //! The open segments of a partition: filing, closing chunks early, sealing.
 //!
-//! **Invariant (I10):** open text never exceeds [`OPEN_BYTES_MAX`]; past it the largest open chunks
-//! close, ties by tracker number and service, a rule of the log alone.
+//! **Invariant (I10):** open text never exceeds [`OPEN_BYTES_MAX`]; past it the open chunks of the
+//! greatest [`OpenSegment::weight`] close, ties by tracker number and service: a rule of the log
+//! alone.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -177,22 +178,24 @@ impl OpenSegments {
         }
     }
 
-    /// Closes the largest open chunks until a quarter of the bound is free.
+    /// Closes open chunks until a quarter of the bound is free, those first that are largest for
+    /// how fast their segment grows: so the fewest chunks are made within the bound.
     fn close_largest(&mut self, batch: &mut Batch) {
-        let mut sizes: Vec<(usize, u32, Box<str>)> = Vec::new();
-        for (number, tracker) in self.trackers.iter().enumerate() {
-            for (service, segment) in &tracker.segments {
-                sizes.push((segment.open_bytes, number as u32, service.clone()));
+        let mut sizes: Vec<(u64, u32, u32)> = Vec::new();
+        for (number, tracker) in (0u32..).zip(&self.trackers) {
+            for (place, segment) in (0u32..).zip(tracker.segments.values()) {
+                sizes.push((segment.weight(), number, place));
             }
         }
-        sizes.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
-        for (_, number, service) in sizes {
+        // Stable: ties stay in order of tracker number and service.
+        sizes.sort_by_key(|(weight, ..)| std::cmp::Reverse(*weight));
+        for (_, number, place) in sizes {
             if self.open_bytes <= OPEN_BYTES_LOW {
                 break;
             }
             self.touch(number);
-            let segments = &mut self.trackers[number as usize].segments;
-            if let Some(segment) = segments.get_mut(&service) {
+            let mut segments = self.trackers[number as usize].segments.values_mut();
+            if let Some(segment) = segments.nth(place as usize) {
                 self.open_bytes -= segment.close_chunk(&mut self.scratch, &mut batch.changes);
             }
         }
