@@ -8,6 +8,7 @@
 
 mod accounts;
 mod layers;
+mod objects;
 mod raw;
 mod suggest;
 pub mod units;
@@ -20,6 +21,7 @@ use trailproof_topology::catalog::Catalog;
 use trailproof_topology::input::Millis;
 
 pub use layers::Layers;
+pub use objects::Objects;
 pub use suggest::closest;
 
 use layers::Reader;
@@ -104,8 +106,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Folder of log and state.
     pub data: PathBuf,
-    /// Root folder of the object store.
-    pub objects: PathBuf,
+    /// Where trace files and digests go.
+    pub objects: Objects,
     /// Folder of the signing keys.
     pub keys: PathBuf,
     /// File with the passphrase of the signing keys.
@@ -145,7 +147,7 @@ impl Config {
             let text = format!("{:?} is no log: only \"embedded\" exists so far", raw.log.text());
             reader.problem("log", text);
         }
-        let objects = objects(&mut reader, &raw, &data);
+        let objects = objects::build(&mut reader, &raw.objects, &data);
         let keys = folder(&raw.keys.dir.text(), || data.join("keys"));
         let passphrase = raw.keys.passphrase_file.text();
         let partitions = reader.integer("partitions", &raw.partitions, 0, PARTITIONS_MAX);
@@ -225,28 +227,6 @@ fn http(reader: &mut Reader, raw: &RawConfig) -> Http {
 
 fn folder(text: &str, default: impl FnOnce() -> PathBuf) -> PathBuf {
     if text.is_empty() { default() } else { PathBuf::from(text) }
-}
-
-fn objects(reader: &mut Reader, raw: &RawConfig, data: &std::path::Path) -> PathBuf {
-    let url = raw.objects.url.text();
-    if url.is_empty() {
-        return data.join("objects");
-    }
-    match url.strip_prefix("file://").filter(|path| path.starts_with('/')) {
-        Some(path) => units::percent_decode(path).map_or_else(
-            || {
-                reader.problem("objects.url", "its %xx escapes are no UTF-8 path");
-                PathBuf::new()
-            },
-            PathBuf::from,
-        ),
-        None => {
-            let masked = units::mask_url(&url);
-            let text = format!("{masked:?} is no place for objects: write file:///folder");
-            reader.problem("objects.url", text);
-            PathBuf::new()
-        }
-    }
 }
 
 fn catalog(reader: &mut Reader, raw: &RawConfig, partitions: u64, dev: bool) -> Catalog {

@@ -67,6 +67,10 @@ metrics! {
         "Bytes of trace files, by stage: raw or stored.";
     OBJECT_REQUESTS, Counter, "trailproof_object_requests_total",
         "Calls of the object store, by operation and outcome.";
+    OBJECT_SECONDS, Histogram, "trailproof_object_request_seconds",
+        "Time of a call of the object store, by operation.";
+    OBJECT_FAULTS, Counter, "trailproof_object_faults_total",
+        "Tries of a call of the object store that failed in passing, by reason.";
     DIGESTS, Counter, "trailproof_digests_total", "Digests put.";
     DELIVERY_PENDING, Gauge, "trailproof_delivery_pending", "Effects not delivered, by lane.";
     NOTIFICATIONS, Counter, "trailproof_notifications_total", "Notifications published.";

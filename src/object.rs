@@ -1,9 +1,12 @@
 //! The object-store port: immutable objects under keys derived from the log.
 //!
 //! **Invariant (I9):** a put never overwrites. One key has one content; a put that finds another
-//! content is an alarm. The adapters are `directory` and the simulator's.
+//! content is an alarm. The adapters are `directory`, `s3` and the simulator's; `open` picks one.
 
 pub mod directory;
+pub mod measured;
+pub mod open;
+pub mod s3;
 
 /// What went wrong at the object store.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +40,17 @@ pub struct Object {
     pub metadata: Metadata,
 }
 
+/// What [`ObjectStore::get_at_most`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// No such object.
+    Absent,
+    /// One of this many bytes, more than was asked for; it was not read.
+    Longer(u64),
+    /// The whole object.
+    Object(Object),
+}
+
 /// A store of objects in buckets. Calls block; share it among threads.
 pub trait ObjectStore: Send + Sync {
     /// Puts an object if its key is free. `bucket` and the segments of `key`, split at `/`, are
@@ -52,6 +66,20 @@ pub trait ObjectStore: Send + Sync {
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Refused`].
     fn get(&self, bucket: &str, key: &str) -> Result<Option<Object>, Error>;
+
+    /// Reads an object if it has at most `bytes_max` bytes: for who does not trust what is there.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Refused`].
+    fn get_at_most(&self, bucket: &str, key: &str, bytes_max: u64) -> Result<Found, Error> {
+        Ok(match self.get(bucket, key)? {
+            None => Found::Absent,
+            Some(object) if object.bytes.len() as u64 > bytes_max => {
+                Found::Longer(object.bytes.len() as u64)
+            }
+            Some(object) => Found::Object(object),
+        })
+    }
 
     /// Visits the keys of a bucket that begin with `prefix`, in order, until `visit` returns false.
     ///

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use trailproof::config::{Config, DEFAULTS, DEV_ACCOUNT, DEV_PROJECT, Layers};
+use trailproof::config::{Config, DEFAULTS, DEV_ACCOUNT, DEV_PROJECT, Layers, Objects};
 use trailproof_topology::catalog::{Compression, TrackerKind};
 
 fn set(settings: &[&str]) -> Layers {
@@ -31,7 +31,7 @@ fn the_defaults_are_a_valid_configuration() {
     assert_eq!(config.listen.to_string(), "127.0.0.1:8473");
     assert_eq!(config.catalog.cycle_ms, 300_000);
     assert_eq!(config.catalog.digest_interval_ms, 3_600_000);
-    assert_eq!(config.objects, std::path::Path::new("./trailproof-data/objects"));
+    assert_eq!(config.objects, Objects::Folder("./trailproof-data/objects".into()));
     assert_eq!(config.catalog.accounts[0].id, DEV_ACCOUNT);
     let (_file, layers) = file(DEFAULTS);
     assert_eq!(Config::load(&layers).unwrap().catalog, config.catalog);

@@ -35,7 +35,7 @@ pub(super) fn effective(config: &Config) -> String {
     for (key, value, origin) in tables {
         line(key, value, origin);
     }
-    text.push_str(&format!("\n# objects go to {}\n", config.objects.display()));
+    text.push_str(&format!("\n# objects go to {}\n", config.objects));
     text.push_str(&format!("# keys are in {}\n", config.keys.display()));
     for account in &config.catalog.accounts {
         text.push_str(&format!("\n# account {} ({})\n", account.id, account.name));

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::engine::{self, Engine};
 use crate::keys::{self, Passphrase};
 use crate::metrics::Metrics;
-use crate::object::directory::DirectoryStore;
+use crate::object;
 use crate::signer::Signer;
 use crate::{clock, shutdown};
 
@@ -52,7 +52,7 @@ fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Engine, Failure> {
     std::fs::create_dir_all(&config.data).map_err(|error| {
         Failure::because(&format!("cannot make the data folder {}", config.data.display()), &error)
     })?;
-    let objects = DirectoryStore::open(&config.objects)
+    let objects = object::open::open(&config.objects, &metrics)
         .map_err(|error| Failure::because("cannot open the object store", &error))?;
     let partitions = config.partitions.unwrap_or_else(|| crate::config::cores() as u32);
     let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
@@ -64,7 +64,7 @@ fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Engine, Failure> {
         block_cache_bytes: bytes(config.memory.block_cache),
         write_buffer_bytes: bytes(config.memory.write_buffers),
         clock: clock::system(),
-        objects: Arc::new(objects),
+        objects,
         signer: Arc::new(signer(config)?),
         metrics,
     };
@@ -162,12 +162,12 @@ fn greet(config: &Config, fresh: bool, engine: &Engine, address: std::net::Socke
     eprintln!(
         "files     every {} to {} · digest every {}",
         spoken(catalog.cycle_ms),
-        data(&config.objects),
+        config.objects,
         spoken(catalog.digest_interval_ms)
     );
     eprintln!(
         "try       trailproof produce --server http://{address} --sample 20 && trailproof tail \
          --server http://{address}"
     );
-    eprintln!("check     trailproof verify {}", data(&config.objects));
+    eprintln!("check     trailproof verify {}", config.objects);
 }

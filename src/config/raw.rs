@@ -56,6 +56,12 @@ pub(super) struct RawConfig {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawObjects {
     pub(super) url: Scalar,
+    pub(super) endpoint: Scalar,
+    pub(super) region: Scalar,
+    pub(super) path_style: Scalar,
+    pub(super) timeout: Scalar,
+    pub(super) sse: Scalar,
+    pub(super) sse_kms_key: Scalar,
 }
 
 #[derive(Clone, Debug, Deserialize)]

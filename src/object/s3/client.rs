@@ -1,0 +1,87 @@
+//! The client of one bucket, from settings and the environment.
+
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
+use object_store::{BackoffConfig, ClientOptions, HeaderValue, RetryConfig};
+
+use super::{Encryption, Settings};
+
+/// Bound of connecting, within the bound of a request.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// Connections that stay open when idle.
+const IDLE_CONNECTIONS_MAX: usize = 16;
+
+/// Makes the client. Credentials, and region and endpoint where the settings name none, come from
+/// `AWS_…` in the environment, web identity, the container's or the instance's metadata.
+pub(super) fn build(settings: &Settings) -> object_store::Result<AmazonS3> {
+    let mut builder = AmazonS3Builder::from_env();
+    let from_env = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint]
+        .iter()
+        .find_map(|key| builder.get_config_value(key));
+    let endpoint = settings.endpoint.clone().or(from_env);
+    let plain = endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+    if let Some(endpoint) = endpoint {
+        let full = if settings.path_style { endpoint } else { hosted(&endpoint, &settings.bucket) };
+        builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, full);
+    }
+    if let Some(region) = &settings.region {
+        builder = builder.with_region(region);
+    }
+    for (name, value) in encryption(settings.encryption.as_ref()) {
+        builder = builder.with_config(name.parse()?, value);
+    }
+    let agent = concat!("trailproof/", env!("CARGO_PKG_VERSION"));
+    let options = ClientOptions::new()
+        .with_allow_http(plain)
+        .with_user_agent(HeaderValue::from_static(agent))
+        .with_timeout(settings.timeout)
+        .with_connect_timeout(settings.timeout.min(CONNECT_MAX))
+        .with_pool_max_idle_per_host(IDLE_CONNECTIONS_MAX);
+    // The tries are `retry`'s, where each is counted.
+    let retry = RetryConfig {
+        backoff: BackoffConfig::default(),
+        max_retries: 0,
+        retry_timeout: settings.timeout,
+    };
+    builder
+        .with_bucket_name(&settings.bucket)
+        .with_virtual_hosted_style_request(!settings.path_style)
+        .with_checksum_algorithm(Checksum::SHA256)
+        .with_conditional_put(S3ConditionalPut::ETagMatch)
+        .with_client_options(options)
+        .with_retry(retry)
+        .build()
+}
+
+/// Names and values of the client's options for encryption at rest.
+fn encryption(wanted: Option<&Encryption>) -> Vec<(&'static str, String)> {
+    const KIND: &str = "aws_server_side_encryption";
+    match wanted {
+        None => vec![],
+        Some(Encryption::Store) => vec![(KIND, "AES256".to_owned())],
+        Some(Encryption::Kms(key)) => {
+            let key = key.iter().map(|key| ("aws_sse_kms_key_id", key.clone()));
+            std::iter::once((KIND, "aws:kms".to_owned())).chain(key).collect()
+        }
+    }
+}
+
+/// The endpoint with the bucket in the host's name, as the client wants it.
+fn hosted(endpoint: &str, bucket: &str) -> String {
+    match endpoint.split_once("://") {
+        Some((scheme, host)) => format!("{scheme}://{bucket}.{host}"),
+        None => endpoint.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hosted;
+
+    #[test]
+    fn the_bucket_goes_in_front_of_the_host() {
+        assert_eq!(hosted("https://s3.local:9000", "audit"), "https://audit.s3.local:9000");
+    }
+}
