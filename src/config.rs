@@ -147,7 +147,7 @@ impl Config {
             let text = format!("{:?} is no log: only \"embedded\" exists so far", raw.log.text());
             reader.problem("log", text);
         }
-        let objects = objects::build(&mut reader, &raw.objects, &data);
+        let objects = objects::build(&mut reader, &raw.objects, &data, &layers.env);
         let keys = folder(&raw.keys.dir.text(), || data.join("keys"));
         let passphrase = raw.keys.passphrase_file.text();
         let partitions = reader.integer("partitions", &raw.partitions, 0, PARTITIONS_MAX);

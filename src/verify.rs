@@ -11,6 +11,7 @@
 //! Read next: `chain.rs` for what holds a chain together, `sweep.rs` for what is in no digest.
 
 mod chain;
+mod disk;
 mod file;
 mod folder;
 mod head;
@@ -18,18 +19,19 @@ mod name;
 mod note;
 mod queue;
 mod read;
+mod remote;
 mod report;
 mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 use trailproof_topology::digest::{Digest, LogFile, note_object};
 use trailproof_topology::input::Millis;
 
+pub use folder::Target;
 pub use head::Heads;
 pub use report::{ChainReport, Finding, Report, Sums, Verdict};
 
@@ -45,8 +47,8 @@ use crate::keys::public::PublicKeys;
 
 /// What to verify, and how.
 pub struct Options<'a> {
-    /// The folder: buckets, or one bucket.
-    pub root: &'a Path,
+    /// Where the objects are.
+    pub target: Target<'a>,
     /// The keys to trust.
     pub keys: &'a PublicKeys,
     /// Where they came from, for the report.
@@ -68,7 +70,7 @@ pub struct Options<'a> {
 /// # Errors
 /// Something cannot be read at all; whatever is wrong with what can is in the report.
 pub fn verify(options: &Options<'_>) -> io::Result<(Report, Heads)> {
-    let mut folder = Folder::open(options.root)?;
+    let mut folder = Folder::open(options.target)?;
     if folder.is_single() {
         let bucket = bucket_of(&folder)?;
         folder.rename(&bucket);
@@ -91,14 +93,14 @@ pub fn verify(options: &Options<'_>) -> io::Result<(Report, Heads)> {
 }
 
 /// The bucket that most digests of a folder say they are in.
-fn bucket_of(folder: &Folder) -> io::Result<String> {
+fn bucket_of(folder: &Folder<'_>) -> io::Result<String> {
     let mut first = None;
     folder.walk(&mut |met| {
         if let (None, Met::Object(place)) = (&first, met)
             && matches!(name::kind(&place), Kind::Digest(_))
         {
             let stored = folder.small(&place).ok().flatten();
-            let content = stored.and_then(|stored| folder::inflate(&stored));
+            let content = stored.and_then(|stored| folder::inflate(&stored.0));
             let digest = content.and_then(|json| serde_json::from_slice::<Digest>(&json).ok());
             // Only a name: whether the digest holds is seen later.
             first = digest
@@ -120,7 +122,7 @@ enum Job {
 /// A verification under way.
 struct Run<'a> {
     options: &'a Options<'a>,
-    folder: Folder,
+    folder: Folder<'a>,
     state: Mutex<State>,
 }
 
@@ -250,7 +252,7 @@ impl Run<'_> {
 
     /// Looks at what no digest names, and writes the report.
     fn finish(self) -> io::Result<(Report, Heads)> {
-        let Options { root, keys, keys_from, deep, heads, now_ms, .. } = self.options;
+        let Options { target, keys, keys_from, deep, heads, now_ms, .. } = self.options;
         let mut state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         sweep::sweep(&self.folder, &mut state, *now_ms)?;
         sweep::check_tails(&mut state);
@@ -260,7 +262,7 @@ impl Run<'_> {
         report.ok = findings.is_empty() && omitted == 0;
         report.findings = findings.into_iter().collect();
         report.findings_omitted = omitted;
-        report.folder = root.display().to_string();
+        report.folder = target.to_string();
         report.keys.clone_from(keys_from);
         report.key_ids = keys.ids().map(str::to_owned).collect();
         report.deep = *deep;

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use trailproof::config::{Config, DEFAULTS, DEV_ACCOUNT, DEV_PROJECT, Layers, Objects};
+use trailproof::object::s3::Encryption;
 use trailproof_topology::catalog::{Compression, TrackerKind};
 
 fn set(settings: &[&str]) -> Layers {
@@ -115,11 +116,56 @@ fn every_problem_is_listed_at_once() {
         &["cycle: is not in whole seconds, which the names of files have (from --set)"],
     );
     check(
-        &["objects.url=s3://me:secret@host/bucket"],
-        &["objects.url: \"s3://***@host/bucket\" is no place for objects: write file:///folder \
-           (from --set)"],
+        &["objects.url=ftp://me:secret@host/bucket"],
+        &["objects.url: \"ftp://***@host/bucket\" is no place for objects: write file:///folder \
+           or s3://bucket/prefix (from --set)"],
+    );
+    check(
+        &["objects.url=s3://me:secret@host/bucket", "objects.endpoint=http://me:secret@host"],
+        &[
+            "objects.url: \"s3://***@host/bucket\" names no bucket: write s3://bucket/prefix; \
+             keys come from the environment (from --set)",
+            "objects.endpoint: \"http://***@host\" is no endpoint: write https://host:port; keys \
+             come from the environment (from --set)",
+        ],
+    );
+    check(
+        &[
+            "objects.url=s3://audit/a//b",
+            "objects.path_style=yes",
+            "objects.sse=AES256",
+            "objects.sse_kms_key=k",
+            "objects.timeout=1ms",
+        ],
+        &[
+            "objects.url: \"a//b\" is no prefix: write a/b, without // (from --set)",
+            "objects.path_style: \"yes\" is none of auto, true and false (from --set)",
+            "objects.sse_kms_key: names a key, which objects.sse = \"AES256\" has no use for (from \
+             --set)",
+            "objects.timeout: is not from 1s to 1h (from --set)",
+        ],
     );
     check(&["cycle"], &["cycle: has no value: write --set key=value (from --set)"]);
+}
+
+#[test]
+fn a_bucket_is_read_with_all_its_settings() {
+    let set = ["url=s3://audit/in/here/", "endpoint=https://s3.local:9000/", "sse_kms_key=alias/k"];
+    let set = set.map(|setting| format!("objects.{setting}")).to_vec();
+    let env = vec![("AWS_SECRET_ACCESS_KEY".to_owned(), "very secret".to_owned())];
+    let config = Config::load(&Layers { set, env, ..Layers::default() }).unwrap();
+    let Objects::S3(settings) = &config.objects else { panic!("{:?}", config.objects) };
+    assert_eq!(config.objects.to_string(), "s3://audit/in/here");
+    assert_eq!(settings.endpoint.as_deref(), Some("https://s3.local:9000"));
+    assert!(settings.path_style && settings.region.is_none());
+    assert_eq!(settings.encryption, Some(Encryption::Kms(Some("alias/k".to_owned()))));
+    assert_eq!(settings.timeout, Duration::from_secs(30));
+    assert!(!format!("{config:?}").contains("very secret"));
+
+    let set = vec!["objects.url=s3://audit".to_owned()];
+    let config = Config::load(&Layers { set, ..Layers::default() }).unwrap();
+    let Objects::S3(settings) = &config.objects else { panic!("{:?}", config.objects) };
+    assert!(!settings.path_style && settings.prefix.is_empty() && settings.encryption.is_none());
 }
 
 #[test]

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::Failure;
 use crate::keys::KEYS;
 use crate::keys::public::PublicKeys;
-use crate::verify::{Heads, Options, verify};
+use crate::verify::{Heads, Options, Target, verify};
 
 /// Arguments of `trailproof verify`.
 #[derive(Args, Clone, Debug)]
@@ -52,7 +52,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let cores = available_parallelism().map_or(1, std::num::NonZero::get);
     let bar = progress_bar();
     let options = Options {
-        root: &root,
+        target: Target::Folder(&root),
         keys: &keys,
         keys_from,
         deep: arguments.deep,

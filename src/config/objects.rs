@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::layers::Reader;
 use super::raw::{RawObjects, Scalar};
 use super::units;
-use crate::object::s3::{Encryption, Settings};
+use crate::object::s3::{Encryption, Environment, Settings};
 
 /// Where trace files and digests go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,9 +27,14 @@ impl std::fmt::Display for Objects {
 }
 
 /// Reads table `objects`; `data` holds the folder where nothing else is said.
-pub(super) fn build(reader: &mut Reader, raw: &RawObjects, data: &Path) -> Objects {
+pub(super) fn build(
+    reader: &mut Reader,
+    raw: &RawObjects,
+    data: &Path,
+    env: &[(String, String)],
+) -> Objects {
     let url = raw.url.text();
-    let s3 = url.strip_prefix("s3://").map(|place| settings(reader, raw, place));
+    let s3 = url.strip_prefix("s3://").map(|place| settings(reader, raw, place, env));
     match s3 {
         Some(settings) => Objects::S3(settings),
         None if url.is_empty() => Objects::Folder(data.join("objects")),
@@ -57,12 +62,19 @@ fn folder(reader: &mut Reader, url: &str) -> PathBuf {
     }
 }
 
-fn settings(reader: &mut Reader, raw: &RawObjects, place: &str) -> Settings {
+fn settings(
+    reader: &mut Reader,
+    raw: &RawObjects,
+    place: &str,
+    env: &[(String, String)],
+) -> Settings {
     let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
     let fits = |letter: char| letter.is_ascii_alphanumeric() || ".-_".contains(letter);
     if !(3..=63).contains(&bucket.len()) || !bucket.chars().all(fits) {
-        let masked = units::mask_url(bucket);
-        let text = format!("{masked:?} is no name of a bucket: write s3://bucket/prefix");
+        let masked = units::mask_url(&format!("s3://{place}"));
+        let text = format!(
+            "{masked:?} names no bucket: write s3://bucket/prefix; keys come from the environment"
+        );
         reader.problem("objects.url", text);
     }
     let prefix = prefix.trim_end_matches('/');
@@ -91,6 +103,7 @@ fn settings(reader: &mut Reader, raw: &RawObjects, place: &str) -> Settings {
         path_style,
         encryption: encryption(reader, raw),
         timeout: reader.duration("objects.timeout", &raw.timeout, second, hour),
+        environment: Environment::of(env.iter().cloned()),
     }
 }
 

@@ -1,9 +1,9 @@
 //! The object store on S3 and what speaks it: `<prefix>/<bucket>/<key>` inside one S3 bucket.
 //!
-//! That is the layout of the directory store, so a copied tree of either verifies alike. Metadata is
-//! user metadata. A put asks the store to create (`If-None-Match: *`). A store without that is found
-//! out at the start by a probe, and then each put looks first: safe, as who writes a key at the same
-//! time writes the same content.
+//! That is the layout of the directory store, so a copied tree of either verifies alike. Metadata
+//! is user metadata. A put asks the store to create (`If-None-Match: *`). A store without that is
+//! found out at the start by a probe, and then each put looks first: safe, as who writes a key at
+//! the same time writes the same content.
 //!
 //! Calls block; the requests run on threads of a runtime of this store's own. A request that failed
 //! in passing is made again by [`retry`], never by the client beneath, so that each try is seen.
@@ -55,8 +55,27 @@ pub enum Encryption {
     Kms(Option<String>),
 }
 
-/// Where a store is and how it is spoken to. Credentials are no settings: they come from the
-/// environment.
+/// Variables `AWS_…` of the environment: credentials, and defaults of region and endpoint.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Environment(Vec<(String, String)>);
+
+impl Environment {
+    /// Those of `variables` that concern AWS.
+    pub fn of<N: Into<String>, V: Into<String>>(
+        variables: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
+        let all = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+        Self(all.filter(|(name, _): &(String, String)| name.starts_with("AWS_")).collect())
+    }
+}
+
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+/// Where a store is and how it is spoken to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The S3 bucket.
@@ -73,6 +92,8 @@ pub struct Settings {
     pub encryption: Option<Encryption>,
     /// Bound of one request.
     pub timeout: Duration,
+    /// Where credentials come from.
+    pub environment: Environment,
 }
 
 impl std::fmt::Display for Settings {

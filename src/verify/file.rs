@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use trailproof_topology::digest::LogFile;
 use trailproof_topology::merkle::{Frontier, leaf_hash};
 
-use super::folder::{Folder, Place};
+use super::folder::{Folder, Opened, Place};
 use super::report::Verdict;
 
 /// Bytes read at a time.
@@ -23,22 +23,24 @@ const EXCESS_BYTES_MAX: u64 = 1 << 20;
 
 /// What is wrong with a file; the stored bytes read.
 pub(super) fn check(
-    folder: &Folder,
+    folder: &Folder<'_>,
     listed: &LogFile,
     deep: bool,
     progress: &(dyn Fn(u64) + Sync),
 ) -> io::Result<Vec<(Verdict, String)>> {
     let place = Place::new(&listed.bucket, &listed.object);
-    let Some((mut file, length)) = folder.object(&place)? else {
+    let Some(opened) = folder.object(&place, listed.bytes)? else {
         return Ok(vec![(Verdict::Missing, "a digest lists it, and it is not there".to_owned())]);
     };
+    let length = opened.length;
     if length != listed.bytes {
         let text = format!("has {length} bytes, the digest says {}", listed.bytes);
         return Ok(vec![(Verdict::Changed, text)]);
     }
     let (mut hasher, mut buffer) = (Sha256::new(), vec![0; READ_BYTES]);
+    let mut content = opened.reader()?;
     loop {
-        let count = file.read(&mut buffer)?;
+        let count = content.read(&mut buffer)?;
         if count == 0 {
             break;
         }
@@ -51,10 +53,10 @@ pub(super) fn check(
         return Ok(vec![(Verdict::Changed, text)]);
     }
     let mut wrong = Vec::new();
-    if let Some(text) = metadata(folder.metadata(&place)?, listed) {
+    if let Some(text) = metadata(folder.metadata(&place, &opened)?, listed) {
         wrong.push(text);
     }
-    if deep && let Some(text) = deeply(folder, &place, listed)? {
+    if deep && let Some(text) = deeply(&opened, &place, listed)? {
         wrong.push((Verdict::Changed, text));
     }
     Ok(wrong)
@@ -84,12 +86,12 @@ fn metadata(
 }
 
 /// Hashes every trace again.
-fn deeply(folder: &Folder, place: &Place, listed: &LogFile) -> io::Result<Option<String>> {
-    let Some((file, _)) = folder.object(place)? else { return Ok(None) };
-    let reader: Box<dyn Read> = match () {
+fn deeply(opened: &Opened, place: &Place, listed: &LogFile) -> io::Result<Option<String>> {
+    let file = opened.reader()?;
+    let reader: Box<dyn Read + '_> = match () {
         () if place.object.ends_with(".zst") => Box::new(zstd::stream::read::Decoder::new(file)?),
         () if place.object.ends_with(".gz") => Box::new(GzDecoder::new(file)),
-        () => Box::new(file),
+        () => file,
     };
     let bound = listed.raw_bytes.saturating_add(EXCESS_BYTES_MAX);
     let mut splitter = Splitter::default();

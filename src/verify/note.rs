@@ -14,9 +14,9 @@ use super::report::Verdict;
 use crate::keys::public::{PublicKeys, ed25519_info};
 
 /// The root that a trusted key signed in the note beside a digest.
-pub(super) fn root_beside(folder: &Folder, keys: &PublicKeys, place: &Place) -> Option<Hash> {
+pub(super) fn root_beside(folder: &Folder<'_>, keys: &PublicKeys, place: &Place) -> Option<Hash> {
     let note = Place::new(&place.bucket, &note_object(&place.object));
-    let text = String::from_utf8(folder.small(&note).ok()??).ok()?;
+    let text = String::from_utf8(folder.small(&note).ok()??.0).ok()?;
     let note = Note::parse(&text).ok()?;
     let signed = is_signed(&note, keys) == Some(true);
     Checkpoint::parse(&note.text).ok().filter(|_| signed).map(|checkpoint| checkpoint.root)
@@ -24,7 +24,7 @@ pub(super) fn root_beside(folder: &Folder, keys: &PublicKeys, place: &Place) -> 
 
 /// Checks the note of every digest; the roots of the chain by size, as far as it is unbroken.
 pub(super) fn check(
-    folder: &Folder,
+    folder: &Folder<'_>,
     keys: &PublicKeys,
     chain: &mut Chain,
 ) -> io::Result<Vec<Hash>> {
@@ -40,7 +40,7 @@ pub(super) fn check(
     let mut wrong = Vec::new();
     for (at, (place, body)) in chain.digests.iter().enumerate() {
         let note = Place::new(&place.bucket, &note_object(&place.object));
-        let Some(text) = folder.small(&note)? else {
+        let Some((text, _)) = folder.small(&note)? else {
             wrong.push((Verdict::Missing, note.to_string(), "the digest has no note".to_owned()));
             continue;
         };

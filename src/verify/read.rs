@@ -89,20 +89,21 @@ fn text(digest: &Digest, hash: &str) -> String {
 
 /// Reads a digest.
 pub(super) fn read(
-    folder: &Folder,
+    folder: &Folder<'_>,
     keys: &PublicKeys,
     place: Place,
     name: DigestName,
 ) -> io::Result<Found> {
-    let content = folder.small(&place)?.and_then(|stored| inflate(&stored));
+    let stored = folder.small(&place)?;
+    let content = stored.as_ref().and_then(|(stored, _)| inflate(stored));
     let digest = content.as_deref().and_then(|content| {
         let digest: Digest = serde_json::from_slice(content).ok()?;
         (digest.version == VERSION).then_some(digest)
     });
-    let (Some(content), Some(digest)) = (content, digest) else {
+    let (Some((_, opened)), Some(content), Some(digest)) = (stored, content, digest) else {
         return Ok(Found { place, name, body: None });
     };
-    let metadata = folder.metadata(&place)?;
+    let metadata = folder.metadata(&place, &opened)?;
     let value = |name| metadata.as_ref().and_then(|own| own.get(name)).cloned();
     let signature = value(META_SIGNATURE);
     let mut body = Body {
@@ -127,11 +128,11 @@ pub(super) fn read(
 
 /// What is wrong with the CloudTrail-compatible digest that a digest names.
 pub(super) fn compatible(
-    folder: &Folder,
+    folder: &Folder<'_>,
     named: &CompatibleDigest,
 ) -> io::Result<Option<(Verdict, &'static str)>> {
     let place = Place::new(&named.bucket, &named.object);
-    let Some(stored) = folder.small(&place)? else {
+    let Some((stored, opened)) = folder.small(&place)? else {
         return Ok(Some((Verdict::Missing, "a digest names it, and it is not there")));
     };
     let whole =
@@ -139,7 +140,7 @@ pub(super) fn compatible(
     if !whole {
         return Ok(Some((Verdict::Changed, "is not what the digest names")));
     }
-    let Some(metadata) = folder.metadata(&place)? else {
+    let Some(metadata) = folder.metadata(&place, &opened)? else {
         return Ok(Some((Verdict::Missing, "its metadata are missing or unreadable")));
     };
     let signed = metadata.get(compatible::META_SIGNATURE) == Some(&named.signature);

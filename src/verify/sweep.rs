@@ -23,6 +23,9 @@ use super::{State, place_hash};
 /// How far ahead of the clock a file may claim to be.
 const AHEAD_MS: Millis = 86_400_000;
 
+/// Bytes of a file that is fetched though no digest says how long it is.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+
 /// How far a chain reaches.
 #[derive(Debug)]
 pub(super) struct Extent {
@@ -76,7 +79,7 @@ enum Unnamed {
 }
 
 /// Looks at every object that no digest names.
-pub(super) fn sweep(folder: &Folder, state: &mut State, now_ms: Millis) -> io::Result<()> {
+pub(super) fn sweep(folder: &Folder<'_>, state: &mut State, now_ms: Millis) -> io::Result<()> {
     let mut extents = std::mem::take(&mut state.extents);
     let mut index = Index::new();
     for (at, extent) in extents.iter().enumerate() {
@@ -145,20 +148,20 @@ fn counter(state: &mut State, waits: Unnamed) -> &mut u64 {
 /// What is wrong with a trace file that no digest speaks of, by its own metadata: those prove
 /// nothing, but a planted file may have none, and a damaged one differs from them.
 fn by_itself(
-    folder: &Folder,
+    folder: &Folder<'_>,
     place: &Place,
     kind: &Kind,
 ) -> io::Result<Option<(Verdict, &'static str)>> {
     if !matches!(kind, Kind::Traces { .. }) {
         return Ok(None);
     }
-    let metadata = folder.metadata(place)?.unwrap_or_default();
+    let Some(opened) = folder.object(place, FILE_BYTES_MAX)? else { return Ok(None) };
+    let metadata = folder.metadata(place, &opened)?.unwrap_or_default();
     if metadata.get("format").is_none_or(|format| format != "trailproof/file/v1") {
         return Ok(Some((Verdict::Unlisted, "no digest lists it, and it has no metadata")));
     }
-    let Some((mut file, _)) = folder.object(place)? else { return Ok(None) };
     let mut hasher = Sha256::new();
-    io::copy(&mut file, &mut hasher)?;
+    io::copy(&mut opened.reader()?, &mut hasher)?;
     let hash = HEXLOWER.encode(&hasher.finalize());
     let changed = metadata.get("sha256") != Some(&hash);
     Ok(changed.then_some((Verdict::Changed, "its SHA-256 is not the one in its metadata")))

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use trailproof::keys::public::{PublicKeys, ed25519_info};
 use trailproof::signer::Signer;
-use trailproof::verify::{Heads, Options, Report, verify};
+use trailproof::verify::{Heads, Options, Report, Target, verify};
 use trailproof_topology::catalog::{Account, Catalog, Compression, Project, Tracker, TrackerKind};
 use trailproof_topology::digest::{Digest, hex_sha256, note_object, signing_text};
 use trailproof_topology::digest_stage::{DigestSetup, DigestStage};
@@ -394,7 +394,7 @@ pub(crate) fn verify_at(root: &Path, deep: bool, heads: Option<&Heads>) -> (Repo
     assert!(keys.add_der(signer().rsa_info()));
     assert!(keys.add_der(&ed25519_info(&signer().ed25519_public())));
     let options = Options {
-        root,
+        target: Target::Folder(root),
         keys: &keys,
         keys_from: "the test".to_owned(),
         deep,

@@ -16,7 +16,13 @@ const IDLE_CONNECTIONS_MAX: usize = 16;
 /// Makes the client. Credentials, and region and endpoint where the settings name none, come from
 /// `AWS_…` in the environment, web identity, the container's or the instance's metadata.
 pub(super) fn build(settings: &Settings) -> object_store::Result<AmazonS3> {
-    let mut builder = AmazonS3Builder::from_env();
+    let mut builder = AmazonS3Builder::new();
+    for (name, value) in &settings.environment.0 {
+        // What is no option of the client, such as AWS_PROFILE, is not for it.
+        if let Ok(key) = name.to_ascii_lowercase().parse() {
+            builder = builder.with_config(key, value);
+        }
+    }
     let from_env = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint]
         .iter()
         .find_map(|key| builder.get_config_value(key));

@@ -64,12 +64,15 @@ impl Fault {
             let timeout = transport.kind() == HttpErrorKind::Timeout;
             return Self::Again { reason: if timeout { "timeout" } else { "connection" }, text };
         }
+        let elsewhere = text.contains("redirect without LOCATION")
+            || text.contains("<Code>AuthorizationHeaderMalformed<");
         match status(&text) {
             Some(501) => Self::Unknown(text),
-            Some(301) => Self::Refused(
-                "the bucket is in another region or at another endpoint: set objects.region"
-                    .to_owned(),
-            ),
+            code if elsewhere || code == Some(301) => {
+                let text = "the bucket is in another region or at another endpoint: set \
+                            objects.region or objects.endpoint";
+                Self::Refused(text.to_owned())
+            }
             // What AWS says 400 to, and is passing all the same.
             Some(400)
                 if ["ExpiredToken", "RequestTimeout", "BadDigest"]

@@ -1,8 +1,8 @@
 //! Metadata as S3 takes it: headers of printable ASCII.
 //!
-//! Names are lower case letters, digits and `-`. A value that is no plain header value is written as
-//! one encoded word of RFC 2047 (`=?UTF-8?B?…?=`), as S3 itself shows such values; one that looks
-//! like an encoded word is encoded too, so every value comes back as it was.
+//! Names are lower case letters, digits and `-`. A value that is no plain header value is written
+//! as one encoded word of RFC 2047 (`=?UTF-8?B?…?=`), as S3 itself shows such values; one that
+//! looks like an encoded word is encoded too, so every value comes back as it was.
 
 use data_encoding::BASE64;
 use object_store::{Attribute, AttributeValue, Attributes};

@@ -33,7 +33,11 @@ pub(super) fn probe(store: &S3Store) -> Result<Creation, Error> {
         match store.ask(|| store.create(&path, &upload)) {
             Ok(Put::Exists) => return Ok(Creation::Conditional),
             Ok(Put::Created) => {}
-            Err(Fault::Unknown(_)) => return Ok(Creation::LookFirst),
+            // Unless it refuses every put.
+            Err(Fault::Unknown(_)) => match store.ask(|| store.look_and_put(&path, &upload)) {
+                Ok(_) => return Ok(Creation::LookFirst),
+                Err(fault) => return Err(store.failed(fault)),
+            },
             Err(fault) => return Err(store.failed(fault)),
         }
     }
