@@ -85,6 +85,18 @@ fn resident_bytes() -> u64 {
     text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4_096
 }
 
+/// Puts the rows there that a worker would have left.
+fn fill(rows: &RocksStore) {
+    for number in 0..EFFECTS {
+        let mut changes = Changes::default();
+        let put = Effect::Objects(vec![object(number)]).encode();
+        changes.put(outbox(Lane::Objects, number), put);
+        let notify = Effect::Records(vec![record(number)]).encode();
+        changes.put(outbox(Lane::Notify, number), notify);
+        rows.commit(&changes).unwrap();
+    }
+}
+
 #[test]
 fn an_outage_leaves_rows_waiting_and_then_they_arrive_in_order() {
     let server = Server::start(Conditions::Kept);
@@ -96,14 +108,7 @@ fn an_outage_leaves_rows_waiting_and_then_they_arrive_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let options = Options::new(MemoryBudget::new(8 << 20, 8 << 20), 1);
     let rows = Arc::new(RocksStore::open(folder.path(), &options).unwrap());
-    for number in 0..EFFECTS {
-        let mut changes = Changes::default();
-        let put = Effect::Objects(vec![object(number)]).encode();
-        changes.put(outbox(Lane::Objects, number), put);
-        let notify = Effect::Records(vec![record(number)]).encode();
-        changes.put(outbox(Lane::Notify, number), notify);
-        rows.commit(&changes).unwrap();
-    }
+    fill(&rows);
     let progress = Arc::new(Progress::default());
     let limits = Limits::default();
     let mut outbox =
