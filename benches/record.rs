@@ -218,7 +218,7 @@ fn stage(log: &MemoryLog, accounts: u64, compression: Compression) -> Cost {
     let store = Arc::new(RocksStore::open(folder.path(), &options).expect("a new store"));
     let catalog = Arc::new(catalog(accounts, compression));
     let setup = Setup { partition: 0, topic_id: "bench".into() };
-    let catalogs = Arc::new(move |_: &CatalogMark| Some(Arc::clone(&catalog)));
+    let catalogs = Arc::new(move |_: &CatalogMark| Ok(Some(Arc::clone(&catalog))));
     let progress = Arc::new(Progress::default());
     let before = process_cpu_us();
     let mut worker: Worker<RecordStage, _, _> =

@@ -1,57 +1,63 @@
-//! The engine: log, stores, workers and outboxes of one process, put together.
+//! The engine: broker, stores, workers and outboxes of one instance, put together.
 //!
-//! For each partition of `traces` there is a record worker, its outbox and its indexer; for each
-//! partition of `files` a digest worker and its outbox. Each runs on a thread of its own and takes
-//! one step at a time; they share nothing but rows, lane positions and wake-ups.
+//! The broker assigns partitions. For each one of `traces` there is a record worker, its outbox and
+//! its indexer; for each one of `files` a digest worker and its outbox. Each runs on a thread of its
+//! own and takes one step at a time; they share nothing but rows, lane positions and wake-ups.
+//! Partitions come and go while others run; embedded, all come at the start and stay.
 //!
 //! **Invariant:** a loop that cannot go on says so in [`Engine::problems`] and stops; it never
-//! skips a record, and never ends the process by itself.
+//! skips a record, never ends the process by itself, and holds up no other partition.
 //!
-//! Read next: [`catalogs`] for how a catalog comes into force, [`threads`] for the loops.
+//! Read next: [`catalogs`] for how a catalog comes into force, `assignment`, `slot` and `running`
+//! for the life of a partition, [`threads`] for the loops.
 
+mod assignment;
 pub mod backend;
 pub mod catalogs;
 pub mod partition;
+mod running;
+mod slot;
 pub mod threads;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use trailproof_topology::catalog::Catalog;
-use trailproof_topology::digest_stage::{DigestSetup, DigestStage};
 use trailproof_topology::effect::Topic;
 use trailproof_topology::sign::Sign;
 
-use crate::clock::Clock;
-use crate::log::embedded::{self, EmbeddedLog};
+use crate::log::broker::{Broker, Membership, Partitions};
 use crate::memory_budget::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::object::ObjectStore;
-use crate::outbox::{self, Limits};
 use crate::store::rocks::{self, RocksStore};
-use crate::view::{Published, View, Viewed};
+use crate::view::View;
 use crate::{log, store};
 
-use catalogs::CatalogHistory;
-use partition::{DigestParts, RecordParts};
-use threads::Threads;
+use assignment::Assignment;
+use slot::Context;
+pub use slot::Restoring;
+use threads::{Bell, Fault, Job, Threads};
+
+/// How often versions of the catalog are looked for that another instance brought into force.
+const CATALOG_LOOK: Duration = Duration::from_secs(5);
+
+/// How long the partitions may take to stop at the end.
+const STOP_BUDGET: Duration = Duration::from_secs(60);
 
 /// What an engine is made of.
 pub struct Settings {
-    /// Folder of log and state.
-    pub data: PathBuf,
-    /// Partitions of topic `traces`.
-    pub partitions: u32,
+    /// The log.
+    pub broker: Arc<dyn Broker>,
+    /// Folder of the partitions' state.
+    pub state: PathBuf,
     /// The catalog's content; its version and partitions are set here.
     pub catalog: Catalog,
     /// Days that the view keeps.
     pub view_days: u16,
-    /// Bytes of the shared block cache.
-    pub block_cache_bytes: usize,
-    /// Bytes of all write buffers.
-    pub write_buffer_bytes: usize,
-    /// Where append times come from.
-    pub clock: Clock,
+    /// Block cache and write buffers of all databases.
+    pub memory: MemoryBudget,
     /// Where trace files and digests go.
     pub objects: Arc<dyn ObjectStore>,
     /// Signs digests.
@@ -64,14 +70,8 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The log failed.
-    #[error("cannot open the log")]
+    #[error("cannot use the log")]
     Log(#[from] log::Error),
-    /// A state store failed.
-    #[error("cannot open the state")]
-    Store(#[from] store::Error),
-    /// An outbox could not read its lanes.
-    #[error("cannot open an outbox")]
-    Outbox(#[source] outbox::Error),
     /// The operating system refused a thread.
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
@@ -79,210 +79,150 @@ pub enum Error {
 
 /// A running engine. Dropped, it stops: nothing is sealed, everything committed is flushed.
 pub struct Engine {
-    log: EmbeddedLog,
-    history: Arc<CatalogHistory>,
-    view: View<RocksStore>,
-    published: Vec<Published>,
-    stores: Vec<Arc<RocksStore>>,
-    threads: Threads,
-    /// Folders of damaged state that were set aside at the start.
-    set_aside: Vec<PathBuf>,
-    memory: MemoryBudget,
+    context: Arc<Context>,
+    assignment: Arc<Assignment>,
+    membership: Mutex<Option<Box<dyn Membership>>>,
+    background: Threads,
 }
 
 impl Engine {
-    /// Opens the folders, brings the catalog into force, starts the threads.
+    /// Brings the catalog into force and joins the group. What is assigned then starts by itself:
+    /// a partition that cannot start is tried again, and shows in [`Engine::problems`].
     ///
     /// # Errors
-    /// [`Error`]; another process on the same folder among them.
+    /// [`Error`].
     pub fn start(settings: Settings) -> Result<Self, Error> {
-        let partitions = settings.partitions.max(1);
-        let files = settings.catalog.files_partitions.max(1);
-        let memory = MemoryBudget::new(settings.block_cache_bytes, settings.write_buffer_bytes);
-        let log = open_log(&settings, &memory, partitions, files)?;
-        let history = Arc::new(catalogs::bring_into_force(&log, &settings.catalog, partitions)?);
-        let stores = partitions as usize + files as usize;
-        let options = rocks::Options::new(memory.clone(), stores);
-        let mut engine = Self {
-            log,
+        let broker = settings.broker;
+        let history = Arc::new(catalogs::bring_into_force(&broker, &settings.catalog)?);
+        let inputs = broker.partitions(Topic::Traces) + broker.partitions(Topic::Files);
+        let context = Arc::new(Context {
+            broker: Arc::clone(&broker),
             history,
             view: View::new(Vec::new()),
-            published: Vec::new(),
-            stores: Vec::new(),
-            threads: Threads::new(Arc::clone(&settings.metrics)),
-            set_aside: Vec::new(),
-            memory,
-        };
-        let mut viewed = Vec::new();
-        for partition in 0..partitions {
-            viewed.push(engine.start_record(&settings, partition, &options)?);
-        }
-        engine.published = viewed.iter().map(|one| one.published.clone()).collect();
-        engine.view = View::new(viewed);
-        for partition in 0..files {
-            engine.start_digest(&settings, partition, &options)?;
-        }
-        Ok(engine)
-    }
-
-    fn open_store(
-        &mut self,
-        settings: &Settings,
-        name: &str,
-        options: &rocks::Options,
-    ) -> Result<Arc<RocksStore>, Error> {
-        let path = settings.data.join("state").join(name);
-        let (store, set_aside) = RocksStore::open_or_set_aside(&path, options)?;
-        if let Some(aside) = set_aside {
-            tracing::error!(
-                state = %path.display(), aside = %aside.display(),
-                "state was damaged; it was set aside and is rebuilt from the log"
-            );
-            self.set_aside.push(aside);
-        }
-        let store = Arc::new(store);
-        self.stores.push(Arc::clone(&store));
-        Ok(store)
-    }
-
-    fn start_record(
-        &mut self,
-        settings: &Settings,
-        partition: u32,
-        options: &rocks::Options,
-    ) -> Result<Viewed<RocksStore>, Error> {
-        let name = format!("record-{partition}");
-        let store = self.open_store(settings, &name, options)?;
-        let published = Published::default();
-        let viewed = Viewed { partition, store: Arc::clone(&store), published: published.clone() };
-        let parts = RecordParts {
-            partition,
-            topic_id: self.history.topic_id(),
-            store,
-            published,
-            catalogs: self.history.lookup(),
-            log: self.log.reader(Topic::Traces, partition)?,
-            publisher: self.log.publisher(&format!("record/{partition}"))?,
-            objects: Arc::clone(&settings.objects),
-            limits: Limits::default(),
+            state: settings.state,
+            store_options: rocks::Options::new(settings.memory, inputs as usize),
             view_days: settings.view_days,
-        };
-        partition::start_record(parts, &self.threads)?;
-        Ok(viewed)
+            objects: settings.objects,
+            signer: settings.signer,
+            metrics: Arc::clone(&settings.metrics),
+            set_aside: Mutex::default(),
+            flush_failure: Mutex::default(),
+        });
+        let background = Threads::new(settings.metrics);
+        let bell = background.bell();
+        let job = CatalogJob { history: Arc::clone(&context.history), bell };
+        background.start("catalog".to_owned(), job).map_err(Error::Thread)?;
+        let assignment = Arc::new(Assignment::new(Arc::clone(&context)));
+        let membership = broker.join(Arc::clone(&assignment) as Arc<dyn Partitions>)?;
+        let membership = Mutex::new(Some(membership));
+        Ok(Self { context, assignment, membership, background })
     }
 
-    fn start_digest(
-        &mut self,
-        settings: &Settings,
-        partition: u32,
-        options: &rocks::Options,
-    ) -> Result<(), Error> {
-        let store = self.open_store(settings, &format!("digest-{partition}"), options)?;
-        let parts: DigestParts<DigestStage> = DigestParts {
-            partition,
-            setup: DigestSetup { partition, signer: Arc::clone(&settings.signer) },
-            store,
-            catalogs: self.history.lookup(),
-            log: self.log.reader(Topic::Files, partition)?,
-            publisher: self.log.publisher(&format!("digest/{partition}"))?,
-            objects: Arc::clone(&settings.objects),
-            limits: Limits::default(),
-        };
-        partition::start_digest(parts, &self.threads)
+    /// Waits until every assigned partition is restored or has a problem, at the longest
+    /// `timeout`.
+    pub fn wait_settled(&self, timeout: Duration) {
+        self.assignment.wait_settled(timeout);
     }
 
     /// The log, for producers and operators.
     #[must_use]
-    pub fn log(&self) -> &EmbeddedLog {
-        &self.log
+    pub fn broker(&self) -> &dyn Broker {
+        &*self.context.broker
     }
 
-    /// The catalog in force.
+    /// The catalog in force, as far as it was read.
     #[must_use]
     pub fn catalog(&self) -> Arc<Catalog> {
-        self.history.newest()
+        self.context.history.newest()
     }
 
-    /// The view over all `traces` partitions.
+    /// The view over the `traces` partitions that are here and restored.
     #[must_use]
     pub fn view(&self) -> &View<RocksStore> {
-        &self.view
+        &self.context.view
     }
 
-    /// Whether every partition's rows are loaded, so that queries see what was committed.
+    /// The assigned partitions that do not hold yet what the log held when they were opened.
     #[must_use]
-    pub fn is_loaded(&self) -> bool {
-        self.published.iter().all(|published| published.latest().position.next_offset > 0)
+    pub fn restoring(&self) -> Vec<Restoring> {
+        self.assignment.restoring()
     }
 
     /// What does not work at the moment, by the name of the loop.
     #[must_use]
     pub fn problems(&self) -> Vec<(String, String)> {
-        self.threads.problems()
+        let membership = self.membership.lock().unwrap_or_else(PoisonError::into_inner);
+        let group = membership.as_ref().and_then(|membership| membership.problem());
+        drop(membership);
+        let group = group.map(|text| ("group".to_owned(), text));
+        let mut problems: Vec<_> = group.into_iter().collect();
+        problems.extend(self.background.problems());
+        problems.extend(self.assignment.problems());
+        problems
     }
 
-    /// Folders of damaged state that were set aside at the start.
+    /// Folders of damaged state that were set aside since the start.
     #[must_use]
-    pub fn set_aside(&self) -> &[PathBuf] {
-        &self.set_aside
+    pub fn set_aside(&self) -> Vec<PathBuf> {
+        self.context.set_aside.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Records of each `traces` partition that are in the log and not in the view yet.
+    /// Records of each assigned `traces` partition that are in the log and not in the view yet, by
+    /// number of the partition. A log's own marks at its end are counted too.
     ///
     /// # Errors
     /// The log's.
-    pub fn lag(&self) -> Result<Vec<u64>, log::Error> {
-        (0..)
-            .zip(&self.published)
-            .map(|(partition, published)| {
-                let end = self.log.bounds(Topic::Traces, partition)?.end;
-                Ok(end.saturating_sub(published.latest().position.next_offset))
+    pub fn lag(&self) -> Result<Vec<(u32, u64)>, log::Error> {
+        let applied = self.assignment.applied().into_iter();
+        applied
+            .map(|(partition, applied)| {
+                let end = self.broker().bounds(Topic::Traces, partition)?.end;
+                Ok((partition, end.saturating_sub(applied)))
             })
             .collect()
     }
 
-    /// The shared memory of the databases.
-    #[must_use]
-    pub fn memory(&self) -> &MemoryBudget {
-        &self.memory
-    }
-
-    /// Bytes of all state on disk.
-    #[must_use]
-    pub fn state_bytes(&self) -> u64 {
-        self.stores.iter().map(|store| store.disk_bytes()).sum()
-    }
-
-    /// Stops the threads after their step and flushes the state. Seals nothing.
+    /// Leaves the group, stops the threads after their step and flushes the state. Seals nothing.
     ///
     /// # Errors
     /// The first flush that failed; the log has the records all the same.
-    pub fn stop(mut self) -> Result<(), store::Error> {
-        self.threads.stop();
-        self.stores.iter().try_for_each(|store| store::StateStore::flush(&**store))
+    pub fn stop(self) -> Result<(), store::Error> {
+        self.end();
+        let failure =
+            self.context.flush_failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn end(&self) {
+        // Leaving revokes what is still here, so others can go on with it at once.
+        let membership = self.membership.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(membership);
+        if !self.assignment.end(STOP_BUDGET) {
+            tracing::error!("a partition has not stopped; the log has its records all the same");
+        }
+        self.background.stop();
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.threads.stop();
+        self.end();
     }
 }
 
-fn open_log(
-    settings: &Settings,
-    memory: &MemoryBudget,
-    partitions: u32,
-    files: u32,
-) -> Result<EmbeddedLog, log::Error> {
-    let topics: Vec<(Topic, u32)> = Topic::ALL
-        .into_iter()
-        .map(|topic| match topic {
-            Topic::Traces => (topic, partitions),
-            Topic::Files => (topic, files),
-            _ => (topic, 1),
-        })
-        .collect();
-    let options = embedded::Options::new(Arc::clone(&settings.clock), memory.clone());
-    EmbeddedLog::open(&settings.data.join("log"), &topics, options)
+/// Reads versions of the catalog that other instances brought into force.
+struct CatalogJob {
+    history: Arc<catalogs::CatalogHistory>,
+    bell: Arc<Bell>,
+}
+
+impl Job for CatalogJob {
+    fn step(&mut self) -> Result<bool, Fault> {
+        self.history.refresh().map_err(|error| Fault::new(error.retry(), &error))?;
+        Ok(false)
+    }
+
+    fn wait(&mut self, _timeout: Duration) {
+        self.bell.wait(CATALOG_LOOK);
+    }
 }

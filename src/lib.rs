@@ -12,6 +12,7 @@ mod command;
 pub mod config;
 mod sample;
 
+pub mod applied;
 pub mod engine;
 pub mod indexer;
 pub mod keys;

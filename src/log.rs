@@ -1,8 +1,8 @@
 //! The log port: partitions of records that only grow.
 //!
 //! A worker polls one partition with [`Log`]; what leaves the engine is appended with
-//! [`Publisher`], atomically with the lane positions it makes true. The adapters are
-//! `embedded` (RocksDB inside the process) and the simulator's.
+//! [`Publisher`], atomically with the lane positions it makes true. [`broker`] is the whole log, with
+//! all its topics. The adapters are `embedded` (RocksDB inside the process) and the simulator's.
 //!
 //! **Invariant:** an append that was answered is durable; one that failed is *unknown*, not absent.
 
@@ -43,6 +43,10 @@ pub enum Error {
     /// Another owner took over.
     #[error("another process owns {0}")]
     Fenced(String),
+    /// The partition is not the one that the state was built from, or has lost what the state
+    /// still needs. Going on would mix two histories, or skip records in silence.
+    #[error("{0}")]
+    Diverged(String),
     /// The log does not take this: no such partition, too large, other numbers of partitions.
     #[error("the log refuses: {0}")]
     Refused(String),
@@ -63,9 +67,11 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Unavailable(_) => Retry::Later,
-            Self::OutOfRange { .. } | Self::Corrupt(_) | Self::Fenced(_) | Self::Refused(_) => {
-                Retry::Never
-            }
+            Self::OutOfRange { .. }
+            | Self::Corrupt(_)
+            | Self::Fenced(_)
+            | Self::Diverged(_)
+            | Self::Refused(_) => Retry::Never,
         }
     }
 }
@@ -160,12 +166,22 @@ impl RecordBatch {
 
     /// The records in offset order.
     pub fn iter(&self) -> impl Iterator<Item = Polled<'_>> {
-        self.records.iter().map(|packed| Polled {
+        self.records.iter().map(|packed| self.unpack(packed))
+    }
+
+    /// The last record.
+    #[must_use]
+    pub fn last(&self) -> Option<Polled<'_>> {
+        self.records.last().map(|packed| self.unpack(packed))
+    }
+
+    fn unpack(&self, packed: &Packed) -> Polled<'_> {
+        Polled {
             offset: packed.offset,
             append_time_ms: packed.append_time_ms,
             kind: packed.kind,
             value: &self.bytes[packed.start..packed.start + packed.length],
-        })
+        }
     }
 }
 
@@ -216,4 +232,42 @@ pub trait Publisher {
         lanes: [u64; LANES],
         settled: Offset,
     ) -> Result<(), Error>;
+}
+
+impl<L: Log + ?Sized> Log for Box<L> {
+    fn poll(
+        &mut self,
+        from: Offset,
+        bytes_max: usize,
+        batch: &mut RecordBatch,
+    ) -> Result<(), Error> {
+        (**self).poll(from, bytes_max, batch)
+    }
+
+    fn wait(&mut self, from: Offset, timeout: Duration) {
+        (**self).wait(from, timeout);
+    }
+
+    fn now_ms(&self) -> Millis {
+        (**self).now_ms()
+    }
+
+    fn tick(&mut self) -> Result<(), Error> {
+        (**self).tick()
+    }
+}
+
+impl<P: Publisher + ?Sized> Publisher for Box<P> {
+    fn committed(&mut self) -> Result<[u64; LANES], Error> {
+        (**self).committed()
+    }
+
+    fn publish(
+        &mut self,
+        records: &[OutRecord],
+        lanes: [u64; LANES],
+        settled: Offset,
+    ) -> Result<(), Error> {
+        (**self).publish(records, lanes, settled)
+    }
 }

@@ -14,6 +14,7 @@
 pub mod deliver;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use trailproof_topology::effect::{Effect, LANES, Lane, OutRecord};
 use trailproof_topology::key::{Key, Table, outbox};
@@ -104,6 +105,37 @@ pub struct Delivered {
     pub records: usize,
 }
 
+/// How far an outbox may still go. Shared with whoever ends it.
+#[derive(Debug, Default)]
+pub struct Gate {
+    ending: AtomicBool,
+    shut: AtomicBool,
+}
+
+impl Gate {
+    /// Lets the outbox finish what it is at, and take up nothing more.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::Release);
+    }
+
+    /// Lets it publish nothing more: the partition may have another owner.
+    pub fn shut(&self) {
+        self.shut.store(true, Ordering::Release);
+        self.end();
+    }
+
+    fn is_open(&self) -> bool {
+        !self.ending.load(Ordering::Acquire)
+    }
+
+    fn may_publish(&self) -> Result<(), Error> {
+        if self.shut.load(Ordering::Acquire) {
+            return Err(log::Error::Fenced("the partition".to_owned()).into());
+        }
+        Ok(())
+    }
+}
+
 /// The outbox of one partition.
 pub struct Outbox<P, T> {
     publisher: P,
@@ -111,6 +143,7 @@ pub struct Outbox<P, T> {
     objects: Arc<dyn ObjectStore>,
     progress: Arc<Progress>,
     limits: Limits,
+    gate: Arc<Gate>,
 }
 
 impl<P, T> Outbox<P, T>
@@ -130,7 +163,13 @@ where
         limits: Limits,
     ) -> Result<Self, Error> {
         progress.commit(publisher.committed()?);
-        Ok(Self { publisher, store, objects, progress, limits })
+        Ok(Self { publisher, store, objects, progress, limits, gate: Arc::default() })
+    }
+
+    /// Ends when this gate says so.
+    #[must_use]
+    pub fn with_gate(self, gate: Arc<Gate>) -> Self {
+        Self { gate, ..self }
     }
 
     /// Delivers what a lane has waiting, up to the limits.
@@ -146,7 +185,9 @@ where
         if effects.is_empty() {
             return Ok(Delivered::default());
         }
-        let (outcomes, failure) = deliver(&*self.store, &*self.objects, &effects, self.limits.puts);
+        let go_on = || self.gate.is_open();
+        let (outcomes, failure) =
+            deliver(&*self.store, &*self.objects, &effects, self.limits.puts, &go_on);
         let mut delivered = Delivered { effects: outcomes.len(), ..Delivered::default() };
         let mut records: Vec<OutRecord> = Vec::new();
         for outcome in outcomes {
@@ -159,6 +200,7 @@ where
             let mut lanes = committed;
             lanes[lane as usize] += delivered.effects as u64;
             let settled = self.progress.settled(lanes);
+            self.gate.may_publish()?;
             self.publisher.publish(&records, lanes, settled)?;
             self.progress.commit(lanes);
             self.forget(lane, lanes)?;

@@ -73,10 +73,17 @@ pub struct Viewed<S> {
     pub published: Published,
 }
 
-/// The view over all partitions of topic `traces`.
+/// The view over the partitions of topic `traces` that are here, in order of number.
 #[derive(Debug)]
 pub struct View<S> {
-    partitions: Vec<Viewed<S>>,
+    partitions: RwLock<Partitions<S>>,
+}
+
+#[derive(Debug)]
+struct Partitions<S> {
+    list: Vec<Arc<Viewed<S>>>,
+    /// Grows when the list changes.
+    changes: u64,
 }
 
 /// A partition pinned for one query.
@@ -120,7 +127,34 @@ where
     /// A view over these partitions.
     #[must_use]
     pub fn new(partitions: Vec<Viewed<S>>) -> Self {
-        Self { partitions }
+        let list = partitions.into_iter().map(Arc::new).collect();
+        Self { partitions: RwLock::new(Partitions { list, changes: 0 }) }
+    }
+
+    /// Lets queries see a partition, in place of what they saw under its number.
+    pub fn insert(&self, viewed: Viewed<S>) {
+        self.change(viewed.partition, Some(viewed));
+    }
+
+    /// Queries that begin from now on do not see the partition.
+    pub fn remove(&self, partition: u32) {
+        self.change(partition, None);
+    }
+
+    fn change(&self, partition: u32, viewed: Option<Viewed<S>>) {
+        let mut partitions = self.partitions.write().unwrap_or_else(PoisonError::into_inner);
+        partitions.list.retain(|own| own.partition != partition);
+        partitions.list.extend(viewed.map(Arc::new));
+        partitions.list.sort_by_key(|own| own.partition);
+        partitions.changes += 1;
+    }
+
+    /// The partitions that queries see, and a number that grows when they change: an answer is
+    /// about these partitions where the number is the same before and after.
+    #[must_use]
+    pub fn coverage(&self) -> (Vec<u32>, u64) {
+        let partitions = self.partitions.read().unwrap_or_else(PoisonError::into_inner);
+        (partitions.list.iter().map(|own| own.partition).collect(), partitions.changes)
     }
 
     /// Answers a query. Blocks; call it off the server's threads.
@@ -129,7 +163,8 @@ where
     /// [`Error::Refused`] (never), [`Error::Busy`] (later), [`Error::Read`] (as the store says).
     pub fn query(&self, query: &Query) -> Result<Answer, Error> {
         query.check().map_err(Error::Refused)?;
-        let pinned: Vec<_> = self.partitions.iter().map(Viewed::pin).collect::<Result<_, _>>()?;
+        let here = self.partitions.read().unwrap_or_else(PoisonError::into_inner).list.clone();
+        let pinned: Vec<_> = here.iter().map(|one| one.pin()).collect::<Result<_, _>>()?;
         let found: Vec<(u32, Found)> = in_parallel(&pinned, |one| {
             let partition = Partition { number: one.number, rows: &one.rows, open: &one.open };
             let found = search(query, partition);

@@ -6,16 +6,19 @@
 //! **Invariant (I10):** a worker stops polling while the outbox is behind by its bound. A commit
 //! that fails throws stage and batch away; the next step loads the stage again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use trailproof_topology::catalog::{Catalog, CatalogMark};
 use trailproof_topology::effect::LANES;
 use trailproof_topology::input::{Body, Input, Offset, Position};
+use trailproof_topology::key::{self, Table};
 use trailproof_topology::stage::{Batch, LoadError, Stage};
 use trailproof_topology::state::Changes;
 
+use crate::applied::Applied;
 use crate::log::{self, Kind, Log, RecordBatch};
 use crate::store::{self, StateStore};
 
@@ -70,6 +73,7 @@ pub struct Progress {
     stored: [AtomicU64; LANES],
     applied: AtomicU64,
     settled: AtomicU64,
+    loaded: AtomicBool,
 }
 
 impl Progress {
@@ -111,6 +115,19 @@ impl Progress {
         }
         // After the lanes: who sees this offset also sees what it stored.
         self.applied.store(position.next_offset, Ordering::Release);
+        self.loaded.store(true, Ordering::Release);
+    }
+
+    /// The offset below which every record is applied and committed; 0 before the stage is loaded.
+    #[must_use]
+    pub fn applied(&self) -> Offset {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    /// Whether the worker has loaded its stage.
+    #[must_use]
+    pub fn is_loaded(&self) -> bool {
+        self.loaded.load(Ordering::Acquire)
     }
 
     /// Effects of each lane that wait for delivery.
@@ -121,9 +138,13 @@ impl Progress {
     }
 }
 
-/// Finds the version of the catalog that a mark names, by version and hash; `None` where there is
-/// none.
-pub type Catalogs = Arc<dyn Fn(&CatalogMark) -> Option<Arc<Catalog>> + Send + Sync>;
+/// Finds the version of the catalog that a mark names, by version and hash; `None` where the log
+/// has none, an error where that is not known.
+pub type Catalogs =
+    Arc<dyn Fn(&CatalogMark) -> Result<Option<Arc<Catalog>>, log::Error> + Send + Sync>;
+
+/// A batch's marks, by offset: the version that each names, and its content where it was found.
+type Marked = BTreeMap<Offset, (u64, Option<Arc<Catalog>>)>;
 
 /// Told of each commit, and of the stage that made it.
 pub type Committed<'a, S> = dyn FnMut(&mut S, &Changes) + 'a;
@@ -234,8 +255,15 @@ where
             self.stage = Some(stage);
             return outcome;
         }
+        let marked = match self.marked() {
+            Ok(marked) => marked,
+            Err(error) => {
+                self.stage = Some(stage);
+                return Err(error.into());
+            }
+        };
         let mut batch = Batch::new(self.progress.committed());
-        self.apply(&mut stage, &mut batch);
+        self.apply(&mut stage, &marked, &mut batch);
         // From here on an error leaves `self.stage` empty: what was applied is forgotten.
         self.store.commit(&batch.changes)?;
         self.progress.store(stage.position());
@@ -262,17 +290,26 @@ where
         }
     }
 
-    fn apply(&mut self, stage: &mut S, batch: &mut Batch) {
+    /// Finds what the batch's marks name before any of it is applied: applying cannot fail.
+    fn marked(&self) -> Result<Marked, log::Error> {
+        let mut marked = Marked::new();
         for record in self.records.iter() {
-            let catalog;
+            if record.kind == Kind::Catalog
+                && let Some(mark) = CatalogMark::parse(record.value)
+            {
+                marked.insert(record.offset, (mark.version, (self.catalogs)(&mark)?));
+            }
+        }
+        Ok(marked)
+    }
+
+    fn apply(&mut self, stage: &mut S, marked: &Marked, batch: &mut Batch) {
+        for record in self.records.iter() {
             let body = match record.kind {
                 Kind::Data => Body::Data(record.value),
                 Kind::Tick => Body::Tick,
-                Kind::Catalog => match CatalogMark::parse(record.value) {
-                    Some(mark) => {
-                        catalog = (self.catalogs)(&mark);
-                        Body::Catalog(mark.version, catalog.as_deref())
-                    }
+                Kind::Catalog => match marked.get(&record.offset) {
+                    Some((version, catalog)) => Body::Catalog(*version, catalog.as_deref()),
                     None => Body::Unknown(record.value),
                 },
                 Kind::Unknown => Body::Unknown(record.value),
@@ -281,5 +318,8 @@ where
             stage.apply(&Input { offset: record.offset, append_time_ms, body }, batch);
         }
         stage.finish(batch);
+        if let Some(last) = self.records.last() {
+            batch.changes.put(key::single(Table::Applied), Applied::of(&last).encode());
+        }
     }
 }

@@ -112,6 +112,7 @@ TABLES (rows of one partition's state; the first byte of a key is the number)
   13 sequence   sequence of each rule's notifications
   14 catalog    the catalog in force
   15 format     format version of the database
+  16 applied    fingerprint of the last applied record
 ";
 
 const FORMATS: &str = "\

@@ -3,18 +3,27 @@
 use std::io::IsTerminal as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+use trailproof_topology::effect::Topic;
 
 use crate::api::{self, Shared, server};
 use crate::cli::Settings;
 use crate::config::Config;
 use crate::engine::{self, Engine};
 use crate::keys::{self, Passphrase};
+use crate::log::broker::Broker;
+use crate::log::embedded::{self, EmbeddedLog};
+use crate::memory_budget::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::object;
 use crate::signer::Signer;
 use crate::{clock, shutdown};
 
 use super::Failure;
+
+/// How long the start waits for state to be loaded.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// Runs until told to stop.
 pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
@@ -54,21 +63,37 @@ fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Engine, Failure> {
     })?;
     let objects = object::open::open(&config.objects, &metrics)
         .map_err(|error| Failure::because("cannot open the object store", &error))?;
-    let partitions = config.partitions.unwrap_or_else(|| crate::config::cores() as u32);
     let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+    let memory =
+        MemoryBudget::new(bytes(config.memory.block_cache), bytes(config.memory.write_buffers));
     let settings = engine::Settings {
-        data: config.data.clone(),
-        partitions,
+        broker: open_broker(config, &memory)?,
+        state: config.data.join("state"),
         catalog: config.catalog.clone(),
         view_days: config.view_days,
-        block_cache_bytes: bytes(config.memory.block_cache),
-        write_buffer_bytes: bytes(config.memory.write_buffers),
-        clock: clock::system(),
+        memory,
         objects,
         signer: Arc::new(signer(config)?),
         metrics,
     };
-    Engine::start(settings).map_err(|error| Failure::because("cannot start", &error))
+    let engine =
+        Engine::start(settings).map_err(|error| Failure::because("cannot start", &error))?;
+    // Mostly milliseconds; a state that has to be rebuilt goes on while the server serves.
+    engine.wait_settled(SETTLE);
+    Ok(engine)
+}
+
+/// Opens the log that is configured.
+fn open_broker(config: &Config, memory: &MemoryBudget) -> Result<Arc<dyn Broker>, Failure> {
+    let topics = Topic::ALL.map(|topic| match topic {
+        Topic::Traces => (topic, config.catalog.traces_partitions),
+        Topic::Files => (topic, config.catalog.files_partitions),
+        _ => (topic, 1),
+    });
+    let options = embedded::Options::new(clock::system(), memory.clone());
+    let log = EmbeddedLog::open(&config.data.join("log"), &topics, options)
+        .map_err(|error| Failure::because("cannot open the log", &error))?;
+    Ok(Arc::new(log))
 }
 
 fn signer(config: &Config) -> Result<Signer, Failure> {
@@ -157,7 +182,7 @@ fn greet(config: &Config, fresh: bool, engine: &Engine, address: std::net::Socke
     }
     eprintln!("api       http://{address}/v3/…  http://{address}/api/v1/…");
     for path in engine.set_aside() {
-        eprintln!("state     a damaged folder was set aside: {}", data(path));
+        eprintln!("state     a damaged folder was set aside: {}", data(&path));
     }
     eprintln!(
         "files     every {} to {} · digest every {}",

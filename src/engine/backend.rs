@@ -10,12 +10,12 @@ use trailproof_topology::query::answer::Answer;
 use trailproof_topology::query::predicate::{Predicate, Text};
 use trailproof_topology::query::{self, Cursor, Query};
 
-use super::Engine;
+use super::{Engine, Restoring};
 use crate::api::backend::{
     Axis, Backend, Check, Error, Facet, Filter, HistogramQuery, Hit, Order, Page, PageQuery, Place,
     Selection, Test, TopicPage, TopicRecord,
 };
-use crate::log::embedded::{PartitionAppend, RecordBatchBuilder};
+use crate::log::broker::ReadLimits;
 use crate::metrics::{self, Metrics};
 use crate::{log, view};
 
@@ -24,16 +24,7 @@ const TOPIC_BYTES_MAX: usize = 8 << 20;
 
 impl Backend for Engine {
     fn append(&self, records: &[(u32, Vec<&[u8]>)]) -> Result<(), Error> {
-        let mut builder = RecordBatchBuilder::new();
-        let appends = records
-            .iter()
-            .map(|(partition, values)| {
-                values.iter().for_each(|value| builder.push(value));
-                let records = builder.finish();
-                PartitionAppend { topic: Topic::Traces, partition: *partition, records }
-            })
-            .collect();
-        self.log().append(appends).map(|_| ()).map_err(of_log)
+        self.broker().append(records).map_err(of_log)
     }
 
     fn catalog(&self) -> Arc<Catalog> {
@@ -113,15 +104,15 @@ impl Backend for Engine {
         from: Offset,
         max: usize,
     ) -> Result<Option<TopicPage>, Error> {
-        if partition >= self.log().partitions(topic) {
+        if partition >= self.broker().partitions(topic) {
             return Ok(None);
         }
-        let bounds = self.log().bounds(topic, partition).map_err(of_log)?;
+        let bounds = self.broker().bounds(topic, partition).map_err(of_log)?;
         let from = from.max(bounds.start);
         let mut page = TopicPage { start: bounds.start, end: bounds.end, ..TopicPage::default() };
         if from < bounds.end {
-            let records =
-                self.log().read(topic, partition, from, max, TOPIC_BYTES_MAX).map_err(of_log)?;
+            let limits = ReadLimits { records: max, bytes: TOPIC_BYTES_MAX };
+            let records = self.broker().read(topic, partition, from, limits).map_err(of_log)?;
             page.records = records
                 .into_iter()
                 .map(|record| TopicRecord {
@@ -138,10 +129,12 @@ impl Backend for Engine {
 
     fn ready(&self) -> Vec<Check> {
         let problems = self.problems();
+        let failure = self.broker().failure();
+        let restoring = self.restoring();
         let mut checks = vec![Check {
             name: "log".to_owned(),
-            ok: self.log().failure().is_none(),
-            detail: self.log().failure().unwrap_or_else(|| "takes appends".to_owned()),
+            ok: failure.is_none(),
+            detail: failure.unwrap_or_else(|| "takes appends".to_owned()),
         }];
         checks.push(Check {
             name: "engine".to_owned(),
@@ -153,20 +146,31 @@ impl Backend for Engine {
         });
         checks.push(Check {
             name: "state".to_owned(),
-            ok: self.is_loaded(),
-            detail: if self.is_loaded() { "loaded" } else { "being loaded" }.to_owned(),
+            ok: restoring.is_empty(),
+            detail: if restoring.is_empty() { "loaded".to_owned() } else { progress(&restoring) },
         });
         checks
     }
 
     fn measure(&self, metrics: &Metrics) {
-        for (partition, lag) in self.lag().unwrap_or_default().into_iter().enumerate() {
-            let labels = [("partition", partition.to_string())];
-            let labels: Vec<(&'static str, &str)> =
-                labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        for (partition, lag) in self.lag().unwrap_or_default() {
+            let partition = partition.to_string();
+            let labels: [(&'static str, &str); 1] = [("partition", &partition)];
             metrics.gauge(metrics::INPUT_LAG, &labels).set(lag as f64);
         }
+        for topic in [Topic::Traces, Topic::Files] {
+            let count = self.assignment.count(topic);
+            metrics.gauge(metrics::PARTITIONS, &[("topic", topic.name())]).set(count as f64);
+        }
+        metrics.gauge(metrics::REBALANCES, &[]).set(self.assignment.rebalances() as f64);
     }
+}
+
+/// How far partitions have come.
+fn progress(restoring: &[Restoring]) -> String {
+    let one = |own: &Restoring| format!("{} at {} of {}", own.name, own.applied, own.target);
+    let list: Vec<String> = restoring.iter().map(one).collect();
+    format!("being restored: {}", list.join(", "))
 }
 
 impl Engine {

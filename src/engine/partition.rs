@@ -10,81 +10,54 @@ use trailproof_topology::stage::Stage;
 use trailproof_topology::state::Changes;
 use trailproof_topology::trace::Reason;
 
-use super::Error;
 use super::threads::{Bell, Fault, Job, Threads};
 use crate::indexer::{Backlog, Indexer};
-use crate::log::Log;
-use crate::log::embedded::{OwnedPublisher, PartitionLog};
+use crate::log::{self, Log, Publisher};
 use crate::metrics::{self, Metrics};
-use crate::object::ObjectStore;
-use crate::outbox::{Delivered, Limits, Outbox};
+use crate::outbox::{self, Delivered, Outbox};
 use crate::store::StateStore as _;
 use crate::store::rocks::RocksStore;
 use crate::view::Published;
 use crate::worker::{self, Catalogs, Progress, Step, Worker};
 
-/// What a record partition runs with.
-pub struct RecordParts {
-    /// The partition of topic `traces`.
+/// An outbox as the jobs run it.
+pub type PartitionOutbox = Outbox<Box<dyn Publisher + Send>, Arc<RocksStore>>;
+
+/// What every partition runs with.
+pub struct Parts {
+    /// Its number.
     pub partition: u32,
-    /// Identity of the topic.
-    pub topic_id: Arc<str>,
     /// Its rows.
     pub store: Arc<RocksStore>,
-    /// Where the worker publishes what queries see.
-    pub published: Published,
     /// Finds catalogs.
     pub catalogs: Catalogs,
     /// Its log.
-    pub log: PartitionLog,
-    /// Publishes what it says.
-    pub publisher: OwnedPublisher,
-    /// Takes its files.
-    pub objects: Arc<dyn ObjectStore>,
-    /// Bounds of its outbox.
-    pub limits: Limits,
-    /// Days that the view keeps.
-    pub view_days: u16,
+    pub log: Box<dyn Log + Send>,
+    /// Its outbox, which has read the lanes' positions.
+    pub outbox: PartitionOutbox,
+    /// What worker and outbox know of each other.
+    pub progress: Arc<Progress>,
 }
 
-/// What a digest partition runs with.
-pub struct DigestParts<S: Stage> {
-    /// The partition of topic `files`.
-    pub partition: u32,
-    /// The stage's setup.
-    pub setup: S::Setup,
-    /// Its rows.
-    pub store: Arc<RocksStore>,
-    /// Finds catalogs.
-    pub catalogs: Catalogs,
-    /// Its log.
-    pub log: PartitionLog,
-    /// Publishes what it says.
-    pub publisher: OwnedPublisher,
-    /// Takes its digests.
-    pub objects: Arc<dyn ObjectStore>,
-    /// Bounds of its outbox.
-    pub limits: Limits,
+/// What a partition of topic `traces` runs with besides.
+pub struct RecordParts {
+    /// Identity of the topic.
+    pub topic_id: Arc<str>,
+    /// Where the worker publishes what queries see.
+    pub published: Published,
+    /// Days that the view keeps.
+    pub view_days: u16,
 }
 
 /// Starts worker, outbox and upkeep of a record partition.
 ///
 /// # Errors
-/// The outbox's, or the operating system's.
-pub fn start_record(parts: RecordParts, threads: &Threads) -> Result<(), Error> {
-    let RecordParts { partition, store, published, limits, .. } = parts;
-    let progress = Arc::new(Progress::default());
-    let outbox = Outbox::open(
-        parts.publisher,
-        Arc::clone(&store),
-        parts.objects,
-        Arc::clone(&progress),
-        limits,
-    )
-    .map_err(Error::Outbox)?;
-    let setup = Setup { partition, topic_id: parts.topic_id };
-    let catalogs = parts.catalogs;
-    let worker = Worker::new(setup, parts.log, Arc::clone(&store), catalogs, Arc::clone(&progress));
+/// The operating system's.
+pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std::io::Result<()> {
+    let Parts { partition, store, catalogs, log, outbox, progress } = parts;
+    let RecordParts { topic_id, published, view_days } = record;
+    let setup = Setup { partition, topic_id };
+    let worker = Worker::new(setup, log, Arc::clone(&store), catalogs, Arc::clone(&progress));
     let backlog = Backlog::default();
     let (delivery, upkeep) = (threads.bell(), threads.bell());
     let job = WorkerJob {
@@ -102,71 +75,52 @@ pub fn start_record(parts: RecordParts, threads: &Threads) -> Result<(), Error> 
             })
         },
     };
-    start(threads, format!("record-{partition}"), job)?;
-    start(
-        threads,
-        format!("record-{partition}-outbox"),
-        OutboxJob::files(outbox, delivery, threads),
-    )?;
+    threads.start(format!("record-{partition}"), job)?;
+    let metrics = Arc::clone(threads.metrics());
+    let job = OutboxJob { outbox, bell: delivery, metrics, objects: metrics::FILES_SEALED };
+    threads.start(format!("record-{partition}-outbox"), job)?;
     let job = UpkeepJob {
         expired_before: 0,
-        view_days: parts.view_days,
+        view_days,
         indexer: Indexer::new(Arc::clone(&store), backlog),
         store,
         published,
         progress,
         bell: upkeep,
     };
-    start(threads, format!("record-{partition}-upkeep"), job)
+    threads.start(format!("record-{partition}-upkeep"), job)
 }
 
 /// Starts worker and outbox of a digest partition.
 ///
 /// # Errors
-/// As [`start_record`].
-pub fn start_digest<S>(parts: DigestParts<S>, threads: &Threads) -> Result<(), Error>
+/// The operating system's.
+pub fn start_digest<S>(parts: Parts, setup: S::Setup, threads: &Threads) -> std::io::Result<()>
 where
     S: Stage<Setup: Send> + Send + 'static,
 {
-    let progress = Arc::new(Progress::default());
-    let store = parts.store;
-    let outbox = Outbox::open(
-        parts.publisher,
-        Arc::clone(&store),
-        parts.objects,
-        Arc::clone(&progress),
-        parts.limits,
-    )
-    .map_err(Error::Outbox)?;
-    let worker: Worker<S, _, _> =
-        Worker::new(parts.setup, parts.log, store, parts.catalogs, progress);
+    let Parts { partition, store, catalogs, log, outbox, progress } = parts;
+    let worker: Worker<S, _, _> = Worker::new(setup, log, store, catalogs, progress);
     let delivery = threads.bell();
     let bells = vec![Arc::clone(&delivery)];
     let job = WorkerJob { worker, bells, committed: Box::new(|_: &mut S, _: &Changes| ()) };
-    start(threads, format!("digest-{}", parts.partition), job)?;
+    threads.start(format!("digest-{partition}"), job)?;
     let metrics = Arc::clone(threads.metrics());
     let job = OutboxJob { outbox, bell: delivery, metrics, objects: metrics::DIGESTS };
-    start(threads, format!("digest-{}-outbox", parts.partition), job)
-}
-
-fn start(threads: &Threads, name: String, job: impl Job + 'static) -> Result<(), Error> {
-    threads.start(name, job).map_err(Error::Thread)
+    threads.start(format!("digest-{partition}-outbox"), job)
 }
 
 type Committed<S> = Box<dyn FnMut(&mut S, &Changes) + Send>;
 
 struct WorkerJob<S: Stage> {
-    worker: Worker<S, PartitionLog, Arc<RocksStore>>,
+    worker: Worker<S, Box<dyn Log + Send>, Arc<RocksStore>>,
     bells: Vec<Arc<Bell>>,
     committed: Committed<S>,
 }
 
 impl<S: Stage<Setup: Send> + Send> Job for WorkerJob<S> {
     fn step(&mut self) -> Result<bool, Fault> {
-        let step = self
-            .worker
-            .step(&mut self.committed)
-            .map_err(|error| Fault::new(error.retry(), &error))?;
+        let step = self.worker.step(&mut self.committed).map_err(|error| worker_fault(&error))?;
         if matches!(step, Step::Applied { .. }) {
             self.bells.iter().for_each(|bell| bell.ring());
         }
@@ -183,7 +137,7 @@ impl<S: Stage<Setup: Send> + Send> Job for WorkerJob<S> {
 }
 
 struct OutboxJob {
-    outbox: Outbox<OwnedPublisher, Arc<RocksStore>>,
+    outbox: PartitionOutbox,
     bell: Arc<Bell>,
     metrics: Arc<Metrics>,
     /// What its objects are counted as.
@@ -200,7 +154,7 @@ impl Job for OutboxJob {
                     more |= delivered.effects > 0;
                     self.count(&delivered);
                 }
-                Err(error) => fault = Some(Fault::new(error.retry(), &error)),
+                Err(error) => fault = Some(outbox_fault(&error)),
             }
         }
         fault.map_or(Ok(more), Err)
@@ -212,15 +166,6 @@ impl Job for OutboxJob {
 }
 
 impl OutboxJob {
-    fn files(
-        outbox: Outbox<OwnedPublisher, Arc<RocksStore>>,
-        bell: Arc<Bell>,
-        threads: &Threads,
-    ) -> Self {
-        let metrics = Arc::clone(threads.metrics());
-        Self { outbox, bell, metrics, objects: metrics::FILES_SEALED }
-    }
-
     fn count(&self, delivered: &Delivered) {
         if delivered.objects > 0 {
             let objects = delivered.objects as u64;
@@ -230,6 +175,18 @@ impl OutboxJob {
             bytes.increment(delivered.object_bytes);
         }
     }
+}
+
+/// A fault of a worker's step.
+pub(super) fn worker_fault(error: &worker::Error) -> Fault {
+    let fenced = matches!(error, worker::Error::Log(log::Error::Fenced(_)));
+    Fault { fenced, ..Fault::new(error.retry(), error) }
+}
+
+/// A fault of an outbox's step.
+pub(super) fn outbox_fault(error: &outbox::Error) -> Fault {
+    let fenced = matches!(error, outbox::Error::Log(log::Error::Fenced(_)));
+    Fault { fenced, ..Fault::new(error.retry(), error) }
 }
 
 /// Indexing and retention: what is not on the hot path.

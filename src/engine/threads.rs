@@ -13,10 +13,10 @@ use crate::log::Retry;
 use crate::metrics::Metrics;
 
 /// First pause after an error.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
+pub(super) const PAUSE_MIN: Duration = Duration::from_millis(50);
 
 /// Longest pause between two tries.
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Wakes a loop that waits for another one's work.
 #[derive(Debug, Default)]
@@ -48,6 +48,8 @@ impl Bell {
 pub struct Fault {
     /// Whether trying again can help.
     pub retry: Retry,
+    /// Whether it is that another owner took over: only a new start can tell whose it is now.
+    pub fenced: bool,
     /// The error and its sources, in words.
     pub text: String,
 }
@@ -62,7 +64,7 @@ impl Fault {
             text.push_str(&cause.to_string());
             source = cause.source();
         }
-        Self { retry, text }
+        Self { retry, fenced: false, text }
     }
 }
 
@@ -81,6 +83,7 @@ pub trait Job: Send {
 #[derive(Debug, Default)]
 struct Shared {
     stop: AtomicBool,
+    fenced: AtomicBool,
     bells: Mutex<Vec<Arc<Bell>>>,
     problems: Mutex<BTreeMap<String, String>>,
 }
@@ -135,8 +138,14 @@ impl Threads {
         problems.iter().map(|(name, text)| (name.clone(), text.clone())).collect()
     }
 
+    /// Whether a job ended because another owner took over.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        self.shared.fenced.load(Ordering::Acquire)
+    }
+
     /// Asks all jobs to stop after their step, and waits for them.
-    pub fn stop(&mut self) {
+    pub fn stop(&self) {
         self.shared.stop.store(true, Ordering::Release);
         let bells = self.shared.bells.lock().unwrap_or_else(PoisonError::into_inner);
         bells.iter().for_each(|bell| bell.ring());
@@ -170,6 +179,7 @@ fn run(name: &str, job: &mut dyn Job, shared: &Shared, pause: &Bell) {
             Err(fault) => {
                 note(shared, name, &fault);
                 if fault.retry == Retry::Never {
+                    shared.fenced.fetch_or(fault.fenced, Ordering::AcqRel);
                     break;
                 }
                 pause.wait(delay);

@@ -10,6 +10,7 @@
 //! **Invariant:** offsets of a partition have no hole; append times never fall; an append is
 //! wholly there or not at all, over all its topics.
 
+mod broker;
 mod database;
 mod publisher;
 mod reader;

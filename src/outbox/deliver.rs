@@ -28,16 +28,20 @@ pub(super) struct Outcome {
 }
 
 /// Delivers effects in order; the outcomes of those before the first failure, and the failure.
-/// Up to `puts` effects are delivered at the same time.
+/// Up to `puts` effects are delivered at the same time; none is begun once `go_on` says no.
 pub(super) fn deliver<T: StateStore + ?Sized>(
     store: &T,
     objects: &dyn ObjectStore,
     effects: &[Effect],
     puts: usize,
+    go_on: &dyn Fn() -> bool,
 ) -> (Vec<Outcome>, Option<Error>) {
     let mut outcomes = Vec::with_capacity(effects.len());
     let snapshot = store.snapshot();
     for group in effects.chunks(puts.max(1)) {
+        if !go_on() {
+            break;
+        }
         let needs_threads = puts > 1
             && group.iter().filter(|effect| !matches!(effect, Effect::Records(_))).count() > 1;
         let results: Vec<Result<Outcome, Error>> = if needs_threads {

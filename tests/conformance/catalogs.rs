@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use tempfile::TempDir;
-use trailproof::engine::catalogs::bring_into_force;
+use trailproof::engine::catalogs::{self, CatalogHistory};
+use trailproof::log::broker::Broker;
 use trailproof::log::embedded::{EmbeddedLog, Options, PartitionAppend, RecordBatchBuilder};
 use trailproof::memory_budget::MemoryBudget;
 use trailproof_topology::catalog::{Catalog, CatalogMark};
@@ -19,7 +20,13 @@ fn open() -> (EmbeddedLog, TempDir) {
 
 fn catalog() -> Catalog {
     let text = include_str!("../../schemas/examples/catalog/valid/dev.json");
-    serde_json::from_str(text).unwrap()
+    let catalog = serde_json::from_str(text).unwrap();
+    Catalog { traces_partitions: 2, files_partitions: 2, ..catalog }
+}
+
+fn bring_into_force(log: &EmbeddedLog, wanted: &Catalog) -> Arc<CatalogHistory> {
+    let broker: Arc<dyn Broker> = Arc::new(log.clone());
+    Arc::new(catalogs::bring_into_force(&broker, wanted).unwrap())
 }
 
 fn append(log: &EmbeddedLog, topic: Topic, headers: &[(&str, &str)], value: &[u8]) {
@@ -48,36 +55,36 @@ fn marks(log: &EmbeddedLog) -> Vec<Vec<CatalogMark>> {
 fn a_version_is_marked_once_and_found_by_its_mark() {
     let (log, _folder) = open();
     for _ in 0..3 {
-        let history = Arc::new(bring_into_force(&log, &catalog(), 2).unwrap());
+        let history = bring_into_force(&log, &catalog());
         let marks = marks(&log);
         assert!(marks.iter().all(|own| own.len() == 1 && own[0] == marks[0][0]), "{marks:?}");
         let lookup = history.lookup();
-        assert_eq!(lookup(&marks[0][0]).unwrap().version, 1);
-        assert_eq!(lookup(&marks[0][0]), Some(history.newest()));
+        assert_eq!(lookup(&marks[0][0]).unwrap().unwrap().version, 1);
+        assert_eq!(lookup(&marks[0][0]).unwrap(), Some(history.newest()));
     }
     // Another region, another version.
     let changed = Catalog { region: "north".to_owned(), ..catalog() };
-    let history = Arc::new(bring_into_force(&log, &changed, 2).unwrap());
+    let history = bring_into_force(&log, &changed);
     let marks = marks(&log);
     assert!(marks.iter().all(|own| own.len() == 2));
-    assert_eq!(history.lookup()(&marks[1][1]).unwrap().region, "north");
-    assert_eq!(history.lookup()(&marks[1][0]).unwrap().region, "local");
+    assert_eq!(history.lookup()(&marks[1][1]).unwrap().unwrap().region, "north");
+    assert_eq!(history.lookup()(&marks[1][0]).unwrap().unwrap().region, "local");
 }
 
 #[test]
 fn a_mark_written_before_its_version_is_never_honoured() {
     let (log, _folder) = open();
-    let history = Arc::new(bring_into_force(&log, &catalog(), 2).unwrap());
+    let history = bring_into_force(&log, &catalog());
     // The forger knows what the next version will say, but for its random number.
     let next = Catalog { version: 2, region: "north".to_owned(), ..catalog() };
     let forged = CatalogMark::of(2, &serde_json::to_vec(&next).unwrap());
     append(&log, Topic::Traces, &[("trailproof", "catalog")], forged.encode().as_bytes());
-    assert_eq!(history.lookup()(&forged), None);
-    let history = Arc::new(bring_into_force(&log, &next, 2).unwrap());
+    assert_eq!(history.lookup()(&forged).unwrap(), None);
+    let history = bring_into_force(&log, &next);
     assert_eq!(history.newest().version, 2);
-    assert_eq!(history.lookup()(&forged), None);
+    assert_eq!(history.lookup()(&forged).unwrap(), None);
     let last = *marks(&log)[0].last().unwrap();
-    assert_eq!(history.lookup()(&last), Some(history.newest()));
+    assert_eq!(history.lookup()(&last).unwrap(), Some(history.newest()));
 }
 
 #[test]
@@ -86,10 +93,10 @@ fn a_version_whose_marks_a_crash_prevented_is_marked_at_the_next_start() {
     let record = serde_json::to_vec(&Catalog { version: 1, ..catalog() }).unwrap();
     append(&log, Topic::Catalog, &[("trailproof-topic-id", "abc")], &record);
     for _ in 0..2 {
-        let history = Arc::new(bring_into_force(&log, &catalog(), 2).unwrap());
+        let history = bring_into_force(&log, &catalog());
         assert_eq!(&*history.topic_id(), "abc");
         let marks = marks(&log);
         assert!(marks.iter().all(|own| *own == [CatalogMark::of(1, &record)]), "{marks:?}");
-        assert_eq!(history.lookup()(&marks[3][0]), Some(history.newest()));
+        assert_eq!(history.lookup()(&marks[3][0]).unwrap(), Some(history.newest()));
     }
 }

@@ -47,6 +47,8 @@ pub enum Table {
     Catalog = 14,
     /// Format version of the database.
     Format = 15,
+    /// Fingerprint of the last applied record.
+    Applied = 16,
 }
 
 /// A key under construction.

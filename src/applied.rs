@@ -1,0 +1,143 @@
+//! The last applied record: which one it was, written with each commit, and compared with the log
+//! before a partition goes on.
+//!
+//! **Invariant:** a partition goes on only in the log that its state was built from, and where
+//! that state ends; anything else is an error that says what to do, never a skipped record.
+
+use sha2::{Digest as _, Sha256};
+use trailproof_topology::effect::{LANES, Topic};
+use trailproof_topology::input::{Millis, Offset, Position};
+use trailproof_topology::key::{self, Table};
+use trailproof_topology::state::Rows;
+
+use crate::log::broker::{Broker, ReadLimits};
+use crate::log::{self, Polled};
+use crate::store;
+use crate::worker::Error;
+
+/// Bytes of the row: offset, append time, SHA-256.
+const ROW_BYTES: usize = 8 + 8 + 32;
+
+/// What to do about a log that is another one.
+const REMEDY: &str = "Bring that topic back; or begin anew, with a new kafka.group, an empty data \
+                      folder and new buckets";
+
+/// The fingerprint of an applied record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Its offset.
+    pub offset: Offset,
+    /// When the log appended it.
+    pub append_time_ms: Millis,
+    /// SHA-256 of its value.
+    pub sha256: [u8; 32],
+}
+
+impl Applied {
+    /// The fingerprint of a polled record.
+    #[must_use]
+    pub fn of(record: &Polled<'_>) -> Self {
+        Self::new(record.offset, record.append_time_ms, record.value)
+    }
+
+    fn new(offset: Offset, append_time_ms: Millis, value: &[u8]) -> Self {
+        Self { offset, append_time_ms, sha256: Sha256::digest(value).into() }
+    }
+
+    /// The row of table `applied`.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut row = Vec::with_capacity(ROW_BYTES);
+        row.extend_from_slice(&self.offset.to_be_bytes());
+        row.extend_from_slice(&self.append_time_ms.to_be_bytes());
+        row.extend_from_slice(&self.sha256);
+        row
+    }
+
+    /// Reads a row; `None` where its length is wrong.
+    #[must_use]
+    pub fn decode(row: &[u8]) -> Option<Self> {
+        let row: &[u8; ROW_BYTES] = row.try_into().ok()?;
+        Some(Self {
+            offset: Offset::from_be_bytes(row[..8].try_into().ok()?),
+            append_time_ms: Millis::from_be_bytes(row[8..16].try_into().ok()?),
+            sha256: row[16..].try_into().ok()?,
+        })
+    }
+}
+
+/// Checks that the partition in the log is the one that `rows` were built from, and that nothing
+/// which they lack is gone from it. `lanes` are the committed positions of its publisher.
+///
+/// # Errors
+/// [`log::Error::Diverged`] (never); the log's and the store's own.
+pub fn check<R: Rows<Error = store::Error>>(
+    rows: &R,
+    broker: &dyn Broker,
+    (topic, partition): (Topic, u32),
+    lanes: [u64; LANES],
+) -> Result<(), Error> {
+    let position = position(rows)?;
+    let bounds = broker.bounds(topic, partition)?;
+    let name = || format!("{}/{partition}", topic.name());
+    let next = position.next_offset;
+    let diverged = |text: String| Err(log::Error::Diverged(text).into());
+    if next > bounds.end {
+        return diverged(format!(
+            "topic {}, partition {partition}, was recreated or truncated: it ends at offset {}, \
+             and {next} were applied. {REMEDY}",
+            topic.name(),
+            bounds.end
+        ));
+    }
+    if next == 0 && bounds.start > 0 && lanes != [0; LANES] {
+        return diverged(format!(
+            "the state of {} is empty here and cannot be rebuilt: the log begins at offset {}. \
+             Copy its folder of state from another instance; or begin anew, with a new \
+             kafka.group and new buckets",
+            name(),
+            bounds.start
+        ));
+    }
+    if next < bounds.start {
+        return diverged(format!(
+            "records {next} to {} of {} are gone before they were applied. Copy the folder of \
+             its state from an instance that applied them; or accept the gap: \
+             kafka.accept_gap = \"{}@{next}..{}\"",
+            bounds.start - 1,
+            name(),
+            name(),
+            bounds.start
+        ));
+    }
+    let Some(row) = rows.get(&key::single(Table::Applied))? else { return Ok(()) };
+    let Some(applied) = Applied::decode(&row) else { return Err(damaged("applied")) };
+    if applied.offset < bounds.start {
+        return Ok(());
+    }
+    let limits = ReadLimits { records: 1, bytes: 1 };
+    let found = broker.read(topic, partition, applied.offset, limits)?;
+    let found = found
+        .first()
+        .map(|record| Applied::new(record.offset, record.append_time_ms, &record.value));
+    if found == Some(applied) {
+        return Ok(());
+    }
+    diverged(format!(
+        "topic {}, partition {partition}, was recreated or truncated: offset {} holds another \
+         record than was applied. {REMEDY}",
+        topic.name(),
+        applied.offset
+    ))
+}
+
+fn position<R: Rows<Error = store::Error>>(rows: &R) -> Result<Position, Error> {
+    match rows.get(&key::single(Table::Position))? {
+        None => Ok(Position::default()),
+        Some(row) => Position::decode(&row).ok_or_else(|| damaged("position")),
+    }
+}
+
+fn damaged(table: &str) -> Error {
+    store::Error::Corrupt(format!("row {table} does not decode")).into()
+}
