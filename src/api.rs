@@ -41,6 +41,9 @@ pub const BODY_BYTES_MAX: usize = 12 << 20;
 /// How long a request waits for its turn.
 const TURN: Duration = Duration::from_secs(10);
 
+/// Times that a query is made again because partitions came or went meanwhile.
+const COVERAGE_TRIES: u32 = 3;
+
 /// What the handlers share.
 pub struct Shared {
     backend: Arc<dyn Backend>,
@@ -110,6 +113,43 @@ impl Shared {
         let labels = [("kind", kind)];
         self.metrics.histogram(crate::metrics::QUERY_SECONDS, &labels).record(seconds);
         answer.unwrap_or_else(|_| Err(ApiError::internal("the query failed; see the log")))
+    }
+}
+
+/// Whether an answer may lack the traces of partitions that are elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Partial {
+    /// The surface has no way to say so.
+    Never,
+    /// The caller did not ask for it.
+    Refused,
+    /// The caller asked for it.
+    Taken,
+}
+
+impl Shared {
+    /// As [`Shared::query`], over the traces of every partition: an answer that would lack some is
+    /// refused, or comes with their numbers.
+    async fn query_all<T: Send + 'static>(
+        self: &Arc<Self>,
+        kind: &'static str,
+        partial: Partial,
+        ask: impl Fn(&dyn Backend) -> ApiResult<T> + Send + 'static,
+    ) -> ApiResult<(T, Vec<u32>)> {
+        self.query(kind, move |backend| {
+            for _ in 0..COVERAGE_TRIES {
+                let before = backend.coverage();
+                if !before.missing.is_empty() && partial != Partial::Taken {
+                    return Err(ApiError::incomplete(&before.missing, partial != Partial::Never));
+                }
+                let answer = ask(backend)?;
+                if backend.coverage().changes == before.changes {
+                    return Ok((answer, before.missing));
+                }
+            }
+            Err(ApiError::busy("partitions are moving between instances: try again"))
+        })
+        .await
     }
 }
 

@@ -94,6 +94,30 @@ async fn v3(fake: &Arc<Fake>, query: &str) -> Answer {
 }
 
 #[tokio::test]
+async fn an_answer_without_every_partition_is_refused_unless_asked_for() {
+    let fake = filled().await;
+    *fake.missing.lock().unwrap() = vec![1, 3];
+    let queries = ["traces?limit=1", "facets?field=user", "histogram?interval=1h"];
+    for query in queries {
+        let answer = get(&fake, &format!("/api/v1/{query}")).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{query}");
+        assert_eq!(answer.header("retry-after"), "1");
+        let text = answer.json()["error_msg"].as_str().unwrap().to_owned();
+        assert!(text.contains("partitions 1, 3") && text.contains("partial=true"), "{text}");
+        let answer = get(&fake, &format!("/api/v1/{query}&partial=true")).await;
+        assert_eq!(answer.status, StatusCode::OK, "{query}");
+        assert_eq!(answer.json()["partial"], json!({"partitions_missing": [1, 3]}), "{query}");
+    }
+    let answer = get(&fake, &format!("/v3/{DEV_PROJECT}/traces?partial=true")).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    fake.missing.lock().unwrap().clear();
+    for query in queries {
+        let answer = get(&fake, &format!("/api/v1/{query}&partial=true")).await;
+        assert_eq!(answer.json()["partial"], Value::Null, "{query}");
+    }
+}
+
+#[tokio::test]
 async fn pages_go_on_to_earlier_traces_until_the_marker_is_null() {
     let fake = filled().await;
     let mut seen = vec![];

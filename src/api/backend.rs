@@ -213,6 +213,15 @@ pub struct Check {
     pub detail: String,
 }
 
+/// Which partitions of topic `traces` queries see.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Those that are not here, or not restored yet, ascending.
+    pub missing: Vec<u32>,
+    /// Another number where partitions came or went.
+    pub changes: u64,
+}
+
 /// The engine, as the HTTP surfaces see it.
 pub trait Backend: Send + Sync + 'static {
     /// Appends records to partitions of topic `traces`, all or nothing, and returns when they are
@@ -260,6 +269,11 @@ pub trait Backend: Send + Sync + 'static {
         from: Offset,
         max: usize,
     ) -> Result<Option<TopicPage>, Error>;
+
+    /// Which partitions the answers of queries are about.
+    fn coverage(&self) -> Coverage {
+        Coverage::default()
+    }
 
     /// What must hold to be ready, and whether it does.
     fn ready(&self) -> Vec<Check>;

@@ -81,6 +81,17 @@ impl ApiError {
         Self { retry_after: Some(1), ..error }
     }
 
+    /// 503 CTS.9503: the answer would lack the traces of these partitions.
+    pub(super) fn incomplete(missing: &[u32], may_be_partial: bool) -> Self {
+        let list: Vec<String> = missing.iter().map(u32::to_string).collect();
+        let remedy = if may_be_partial { ", or take what is here with partial=true" } else { "" };
+        Self::busy(format!(
+            "the traces of partitions {} are not on this instance, or are being restored: ask the \
+             instance that has them, try again{remedy}",
+            list.join(", ")
+        ))
+    }
+
     /// 500 CTS.0005: reading failed for good.
     pub(super) fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "CTS.0005", message)

@@ -19,7 +19,8 @@ use crate::config::closest;
 const VALUES_MAX: usize = 100;
 
 /// Parameters that choose traces, besides the fields.
-const COMMON: [&str; 6] = ["account", "tracker", "from", "to", "recorded_from", "recorded_to"];
+const COMMON: [&str; 7] =
+    ["account", "tracker", "from", "to", "recorded_from", "recorded_to", "partial"];
 
 /// How a field's name ends, and what that means.
 const OPERATORS: [(&str, &str, bool); 4] =

@@ -70,16 +70,15 @@ pub(super) async fn traces(
     let count = params::flag(&params, "count")?;
     let positions = params::flag(&params, "positions")?;
     let query = PageQuery { selection, order, after, limit, count };
-    let text = shared
-        .query("traces", move |backend| {
-            let page = backend.traces(&query)?;
-            Ok(write_page(&page, &query, positions))
-        })
-        .await?;
+    let partial = params::partial(&params)?;
+    let asked = query.clone();
+    let (page, missing) =
+        shared.query_all("traces", partial, move |backend| Ok(backend.traces(&asked)?)).await?;
+    let text = write_page(&page, &query, positions, &missing);
     Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
 }
 
-fn write_page(page: &Page, query: &PageQuery, positions: bool) -> Vec<u8> {
+fn write_page(page: &Page, query: &PageQuery, positions: bool, missing: &[u32]) -> Vec<u8> {
     let bytes: usize = page.hits.iter().map(|hit| hit.trace.len() + 1).sum();
     let mut out = Vec::with_capacity(bytes + 256);
     out.extend_from_slice(b"{\"traces\":[");
@@ -104,6 +103,10 @@ fn write_page(page: &Page, query: &PageQuery, positions: bool) -> Vec<u8> {
             })
             .collect();
         out.extend_from_slice(format!(",\"positions\":{}", json!(list)).as_bytes());
+    }
+    if !missing.is_empty() {
+        let partial = json!({ "partitions_missing": missing });
+        out.extend_from_slice(format!(",\"partial\":{partial}").as_bytes());
     }
     // The place stays where nothing new was found, so a follower can ask again with it.
     let place = page.hits.last().map(|hit| hit.place).or(query.after);
@@ -143,10 +146,11 @@ pub(super) async fn facets(
     if fields.is_empty() {
         return Err(ApiError::bad_query("name at least one field, as in field=user"));
     }
-    let body = shared
-        .query("facets", move |backend| {
+    let partial = params::partial(&params)?;
+    let (body, missing) = shared
+        .query_all("facets", partial, move |backend| {
             let mut facets = serde_json::Map::new();
-            for attribute in fields {
+            for attribute in fields.iter().copied() {
                 let facet = backend.facet(&selection, attribute, limit)?;
                 let values: Vec<_> = facet
                     .values
@@ -160,7 +164,15 @@ pub(super) async fn facets(
             Ok(json!({ "facets": facets }))
         })
         .await?;
-    Ok(super::ingest::json(&body))
+    Ok(super::ingest::json(&mark_partial(body, &missing)))
+}
+
+/// Says in an answer which partitions it lacks.
+fn mark_partial(mut body: serde_json::Value, missing: &[u32]) -> serde_json::Value {
+    if !missing.is_empty() {
+        body["partial"] = json!({ "partitions_missing": missing });
+    }
+    body
 }
 
 /// Counts over time.
@@ -206,8 +218,9 @@ pub(super) async fn histogram(
         )));
     }
     let query = HistogramQuery { selection, axis, from_ms, interval_ms, buckets: buckets as usize };
-    let body = shared
-        .query("histogram", move |backend| {
+    let partial = params::partial(&params)?;
+    let (body, missing) = shared
+        .query_all("histogram", partial, move |backend| {
             let counts = backend.histogram(&query)?;
             let buckets: Vec<_> = counts
                 .iter()
@@ -218,7 +231,7 @@ pub(super) async fn histogram(
             Ok(json!({"interval_ms": interval_ms, "total": total, "buckets": buckets}))
         })
         .await?;
-    Ok(super::ingest::json(&body))
+    Ok(super::ingest::json(&mark_partial(body, &missing)))
 }
 
 /// Shows the records of a topic to an operator.

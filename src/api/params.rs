@@ -5,6 +5,7 @@ use std::time::Duration;
 use data_encoding::BASE64URL_NOPAD;
 use trailproof_topology::input::Millis;
 
+use super::Partial;
 use super::backend::{Order, Place};
 use super::error::{ApiError, ApiResult};
 use crate::config::units;
@@ -59,6 +60,11 @@ pub(super) fn flag(params: &Params, name: &str) -> ApiResult<bool> {
         Some("" | "true" | "1") => Ok(true),
         Some(_) => Err(ApiError::bad_query(format!("{name} takes true or false"))),
     }
+}
+
+/// Whether the caller takes an answer without the partitions that are elsewhere: `partial`.
+pub(super) fn partial(params: &Params) -> ApiResult<Partial> {
+    Ok(if flag(params, "partial")? { Partial::Taken } else { Partial::Refused })
 }
 
 /// A duration of at least a millisecond.

@@ -20,7 +20,7 @@ use trailproof_topology::input::Millis;
 use super::backend::{Backend, Filter, Order, PageQuery, Period, Place, Selection, Test};
 use super::error::{ApiError, ApiResult};
 use super::params::{self, Params};
-use super::{Shared, trace_json};
+use super::{Partial, Shared, trace_json};
 
 const LIMIT: usize = 10;
 const LIMIT_MAX: u64 = 200;
@@ -61,13 +61,14 @@ pub(super) async fn list_traces(
     };
     let next = params::last(&params, "next").map(ToOwned::to_owned);
     let by_id = params::last(&params, "trace_id").is_some();
-    let text = shared
-        .query("v3", move |backend| {
-            let after = match next.filter(|_| !by_id) {
-                Some(marker) => Some(resolve(backend, &selection, &marker)?),
+    let next = next.filter(|_| !by_id);
+    let (text, _) = shared
+        .query_all("v3", Partial::Never, move |backend| {
+            let after = match &next {
+                Some(marker) => Some(resolve(backend, &selection, marker)?),
                 None => None,
             };
-            let order = Order::Newest;
+            let (selection, order) = (selection.clone(), Order::Newest);
             answer(backend, &PageQuery { selection, order, after, limit, count: false })
         })
         .await?;

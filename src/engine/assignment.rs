@@ -86,7 +86,7 @@ impl Assignment {
         drop(slots);
         all.iter().for_each(|slot| slot.ask_to_stop(false));
         let until = Instant::now() + timeout;
-        all.iter().fold(true, |stopped, slot| slot.wait_done(until) && stopped)
+        all.iter().filter(|slot| !slot.wait_done(until)).count() == 0
     }
 }
 

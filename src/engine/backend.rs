@@ -12,8 +12,8 @@ use trailproof_topology::query::{self, Cursor, Query};
 
 use super::{Engine, Restoring};
 use crate::api::backend::{
-    Axis, Backend, Check, Error, Facet, Filter, HistogramQuery, Hit, Order, Page, PageQuery, Place,
-    Selection, Test, TopicPage, TopicRecord,
+    Axis, Backend, Check, Coverage, Error, Facet, Filter, HistogramQuery, Hit, Order, Page,
+    PageQuery, Place, Selection, Test, TopicPage, TopicRecord,
 };
 use crate::log::broker::ReadLimits;
 use crate::metrics::{self, Metrics};
@@ -125,6 +125,12 @@ impl Backend for Engine {
                 .collect();
         }
         Ok(Some(page))
+    }
+
+    fn coverage(&self) -> Coverage {
+        let (here, changes) = self.view().coverage();
+        let all = 0..self.broker().partitions(Topic::Traces);
+        Coverage { missing: all.filter(|own| !here.contains(own)).collect(), changes }
     }
 
     fn ready(&self) -> Vec<Check> {

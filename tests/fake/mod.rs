@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use trailproof::api::backend::{
-    Axis, Backend, Check, Error, Facet, Filter, HistogramQuery, Hit, Order, Page, PageQuery, Place,
-    Selection, Test, TopicPage,
+    Axis, Backend, Check, Coverage, Error, Facet, Filter, HistogramQuery, Hit, Order, Page,
+    PageQuery, Place, Selection, Test, TopicPage,
 };
 use trailproof::config::{Config, Layers};
 use trailproof_topology::attribute::Attribute;
@@ -24,6 +24,8 @@ pub(crate) struct Fake {
     raw: Mutex<Vec<Vec<u8>>>,
     /// What appends answer instead.
     pub(crate) failure: Mutex<Option<fn() -> Error>>,
+    /// Partitions that are elsewhere.
+    pub(crate) missing: Mutex<Vec<u32>>,
 }
 
 impl Fake {
@@ -46,6 +48,7 @@ impl Fake {
             hits: Mutex::default(),
             raw: Mutex::default(),
             failure: Mutex::default(),
+            missing: Mutex::default(),
         })
     }
 
@@ -199,6 +202,10 @@ impl Backend for Fake {
         let all = [(0, &b"text"[..]), (1, &b"\xff\xfe"[..])].map(record);
         let records = all.into_iter().filter(|own| own.offset >= from).take(max).collect();
         Ok(Some(TopicPage { start: 0, end: 2, records }))
+    }
+
+    fn coverage(&self) -> Coverage {
+        Coverage { missing: self.missing.lock().unwrap().clone(), changes: 0 }
     }
 
     fn ready(&self) -> Vec<Check> {
