@@ -87,6 +87,8 @@ pub enum Kind {
     Catalog,
     /// Anything else.
     Unknown,
+    /// No record: see [`RecordBatch::push_gap`].
+    Gap,
 }
 
 impl Kind {
@@ -144,6 +146,15 @@ impl RecordBatch {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(value);
         self.records.push(Packed { offset, append_time_ms, kind, start, length: value.len() });
+    }
+
+    /// Says that the records `[from, to)` are gone unread, and that the operator accepts it; only
+    /// for a reader whose state [`trailproof_topology::input::Position::knows`] all that was
+    /// delivered. Offsets that merely hold no record need no gap.
+    pub fn push_gap(&mut self, from: Offset, to: Offset) {
+        if from < to {
+            self.push(to - 1, 0, Kind::Gap, &from.to_be_bytes());
+        }
     }
 
     /// Records in the batch.

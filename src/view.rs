@@ -8,6 +8,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use trailproof_topology::input::Position;
+use trailproof_topology::invariant;
 use trailproof_topology::key::{self, Table};
 use trailproof_topology::query::answer::{self, Answer, Found, Hit, Row};
 use trailproof_topology::query::fetch::Fetcher;
@@ -107,7 +108,7 @@ impl<S: StateStore> Viewed<S> {
                 let reason = "it does not decode".to_owned();
                 return Err(self.failed(Damage { table: "position", reason }.into()));
             };
-            if position == open.position {
+            if invariant::position_matches(&position, &open.position) {
                 return Ok(Pinned { number: self.partition, rows, open });
             }
             std::thread::yield_now();

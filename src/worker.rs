@@ -14,6 +14,7 @@ use std::time::Duration;
 use trailproof_topology::catalog::{Catalog, CatalogMark};
 use trailproof_topology::effect::LANES;
 use trailproof_topology::input::{Body, Input, Offset, Position};
+use trailproof_topology::invariant;
 use trailproof_topology::key::{self, Table};
 use trailproof_topology::stage::{Batch, LoadError, Stage};
 use trailproof_topology::state::Changes;
@@ -240,7 +241,7 @@ where
             None => self.load(committed)?,
         };
         let backlog = self.progress.backlog();
-        if backlog.into_iter().any(|waiting| waiting > BACKLOG_MAX) {
+        if !backlog.into_iter().all(|waiting| invariant::within(waiting, BACKLOG_MAX)) {
             self.stage = Some(stage);
             return Ok(Step::Blocked);
         }
@@ -313,6 +314,10 @@ where
                     None => Body::Unknown(record.value),
                 },
                 Kind::Unknown => Body::Unknown(record.value),
+                Kind::Gap => {
+                    let from = record.value.try_into().map_or(record.offset, u64::from_be_bytes);
+                    Body::Gap { from }
+                }
             };
             let append_time_ms = record.append_time_ms;
             stage.apply(&Input { offset: record.offset, append_time_ms, body }, batch);

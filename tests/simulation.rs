@@ -29,6 +29,8 @@ mod plant;
 mod random;
 #[path = "simulation/run.rs"]
 mod run;
+#[path = "simulation/scenes.rs"]
+mod scenes;
 #[path = "simulation/script.rs"]
 mod script;
 #[path = "simulation/seeds.rs"]

@@ -4,6 +4,7 @@ use trailproof_topology::catalog::{Compression, tracker_key};
 use trailproof_topology::digest::hex_sha256;
 use trailproof_topology::effect::{BytesObject, Effect, OutRecord, SegmentFile, Topic};
 use trailproof_topology::files::{File, FilesRecord};
+use trailproof_topology::invariant;
 use trailproof_topology::key::{SegmentId, Table};
 use trailproof_topology::state::Rows;
 
@@ -115,7 +116,7 @@ fn put(objects: &dyn ObjectStore, object: &BytesObject, bytes: &[u8]) -> Result<
         let compression = if object.gzip { Compression::Gzip } else { Compression::Json };
         let found = existing(objects, &object.bucket, &object.object)?;
         let content = codec::decode(compression, &found.bytes, object.content.len() as u64);
-        let same = content.is_ok_and(|content| content == object.content)
+        let same = content.is_ok_and(|own| invariant::same_content(&own, &object.content))
             && found.metadata == object.metadata;
         if !same {
             return Err(conflict(&object.bucket, &object.object));

@@ -6,14 +6,14 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use trailproof_topology::digest::{Break, coverage_meets, file_name};
+use trailproof_topology::digest::{Break, Coverage, coverage_meets, file_name};
 use trailproof_topology::input::Millis;
 use trailproof_topology::merkle::{Frontier, Hash};
 use trailproof_topology::names::{day_folder, file_time};
 
 use super::folder::Place;
 use super::read::{Body, Found, Signed};
-use super::report::{ChainReport, Verdict};
+use super::report::{ChainReport, ExplicitGap, Verdict};
 use crate::keys::public::PublicKeys;
 
 /// Missing digests that are named one by one.
@@ -252,9 +252,22 @@ impl Chain {
             ended: last.digest.digest_end,
             ..ChainReport::default()
         };
-        for (_, body) in &self.digests {
+        for (place, body) in &self.digests {
             report.sums.add(&body.digest);
             report.files += body.files;
+            for coverage in &body.digest.coverage {
+                if let Coverage::Ledger(counts) = coverage
+                    && counts.lost > 0
+                {
+                    report.explicit_gaps.push(ExplicitGap {
+                        object: place.to_string(),
+                        partition: counts.partition,
+                        from: counts.from,
+                        to: counts.to,
+                        lost: counts.lost,
+                    });
+                }
+            }
         }
         Some(report)
     }

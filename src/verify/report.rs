@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 use trailproof_topology::digest::{Coverage, Digest};
-use trailproof_topology::input::Millis;
+use trailproof_topology::input::{Millis, Offset};
 use trailproof_topology::names::rfc3339;
 
 /// Findings that are kept; more are only counted.
@@ -103,6 +103,24 @@ pub struct ChainReport {
     pub files: u64,
     /// Counts over the whole chain.
     pub sums: Sums,
+    /// Records that were gone before they were read, as the signed ledger says; in order.
+    pub explicit_gaps: Vec<ExplicitGap>,
+}
+
+/// Records of a partition that retention took before they were read, and that a digest accounts
+/// for. Nothing was tampered with; but this many records were never seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ExplicitGap {
+    /// Bucket and key of the digest.
+    pub object: String,
+    /// Partition of topic `traces`.
+    pub partition: u32,
+    /// They lie at or behind this offset.
+    pub from: Offset,
+    /// They lie before this offset.
+    pub to: Offset,
+    /// How many.
+    pub lost: u64,
 }
 
 /// Counts over the digests of a chain.
@@ -125,6 +143,10 @@ pub struct Sums {
     pub ticks: u64,
     /// Catalog marks, in the ledger.
     pub marks: u64,
+    /// Offsets that hold no record, in the ledger.
+    pub absent: u64,
+    /// Records that were gone before they were read, in the ledger.
+    pub lost: u64,
 }
 
 impl Sums {
@@ -145,6 +167,8 @@ impl Sums {
                     self.dead_lettered += counts.dead_lettered;
                     self.ticks += counts.ticks;
                     self.marks += counts.marks;
+                    self.absent += counts.absent;
+                    self.lost += counts.lost;
                 }
             }
         }
@@ -194,6 +218,14 @@ impl Report {
     /// # Errors
     /// The writer's.
     pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        for gap in self.chains.iter().flat_map(|chain| &chain.explicit_gaps) {
+            let ExplicitGap { object, partition, from, to, lost } = gap;
+            writeln!(
+                out,
+                "explicit-gap      {object}: {lost} records of traces/{partition} between offsets \
+                 {from} and {to} were gone before they were read, and are in no file"
+            )?;
+        }
         for finding in &self.findings {
             let Finding { verdict, object, text } = finding;
             writeln!(out, "{:<17} {object}: {text}", verdict.name())?;
@@ -229,7 +261,14 @@ impl Report {
         }
         let findings = self.findings.len() as u64 + self.findings_omitted;
         match (self.ok, findings) {
-            (true, _) => writeln!(out, "OK: {} is whole and unchanged", self.folder),
+            (true, _) => {
+                let lost: u64 = self.chains.iter().map(|chain| chain.sums.lost).sum();
+                write!(out, "OK: {} is whole and unchanged", self.folder)?;
+                match lost {
+                    0 => writeln!(out),
+                    _ => writeln!(out, ", but for {lost} records that it says were lost"),
+                }
+            }
             (false, 1) => writeln!(out, "FAILED: 1 finding"),
             (false, count) => writeln!(out, "FAILED: {count} findings"),
         }
@@ -252,8 +291,15 @@ impl Report {
         if chain.tracker == trailproof_topology::digest::LEDGER {
             return writeln!(
                 out,
-                "  {} offsets = {} of accounts + {} dead letters + {} ticks + {} marks",
-                sums.offsets, sums.received, sums.dead_lettered, sums.ticks, sums.marks
+                "  {} offsets = {} of accounts + {} dead letters + {} ticks + {} marks + {} \
+                 without record + {} lost",
+                sums.offsets,
+                sums.received,
+                sums.dead_lettered,
+                sums.ticks,
+                sums.marks,
+                sums.absent,
+                sums.lost
             );
         }
         writeln!(

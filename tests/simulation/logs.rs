@@ -40,6 +40,27 @@ pub(crate) struct Logs {
     epochs: BTreeMap<String, u64>,
 }
 
+impl Partition {
+    /// One past the last record: what lies behind it without record is not to be seen yet.
+    fn end(&self) -> u64 {
+        let seen = |record: &Stored| !matches!(record.meant, Meant::Absent);
+        self.records.iter().rposition(seen).map_or(0, |at| at as u64 + 1)
+    }
+
+    /// Says at the last of some lost records that all of them are.
+    fn push_gap(&self, polled_from: u64, at: usize, batch: &mut RecordBatch) {
+        let lost = |at: usize| {
+            self.records.get(at).is_some_and(|record| matches!(record.meant, Meant::Lost))
+        };
+        if !lost(at + 1) {
+            let before = batch.iter().last().map_or(polled_from, |before| before.offset + 1);
+            let next = before as usize;
+            let from = (next..=at).rev().take_while(|at| lost(*at)).last().unwrap_or(at);
+            batch.push_gap(from as u64, at as u64 + 1);
+        }
+    }
+}
+
 impl Logs {
     pub(crate) fn new(traces: u32, files: u32) -> Self {
         let partitions = |count| vec![Partition::default(); count as usize];
@@ -59,6 +80,21 @@ impl Logs {
 }
 
 impl Inner {
+    /// Offsets that hold no record, or none any more.
+    pub(crate) fn append_nothing(
+        &mut self,
+        topic: Topic,
+        partition: u32,
+        meant: Meant,
+        count: u64,
+    ) {
+        let log = self.logs.partition(topic, partition);
+        for _ in 0..count {
+            let (kind, meant) = (Kind::Gap, meant.clone());
+            log.records.push(Stored { append_time_ms: 0, kind, value: [].into(), meant });
+        }
+    }
+
     /// Appends one record at the present.
     pub(crate) fn append(
         &mut self,
@@ -108,15 +144,21 @@ impl Log for Reader {
         let now_ms = inner.now_ms;
         let mut hole = plant == Plant::PollHole && inner.faults.random.one_in(20);
         let log = inner.logs.partition(self.topic, self.partition);
-        let end = log.records.len() as u64;
+        let end = log.end();
         if from > end {
             let (topic, partition) = (self.topic.name(), self.partition);
             return Err(Error::OutOfRange { topic, partition, wanted: from, start: 0, end });
         }
         let from = if plant == Plant::Redeliver && from % 7 == 6 { from - 1 } else { from };
         for (at, record) in log.records.iter().enumerate().skip(from as usize).take(most) {
-            if std::mem::take(&mut hole) {
-                continue;
+            match record.meant {
+                Meant::Absent => continue,
+                Meant::Lost => {
+                    log.push_gap(from, at, batch);
+                    continue;
+                }
+                _ if std::mem::take(&mut hole) => continue,
+                _ => {}
             }
             let retimed = plant == Plant::PollClock && record.append_time_ms > 0;
             let time_ms = if retimed { now_ms } else { record.append_time_ms };
@@ -205,6 +247,9 @@ fn apply(inner: &mut Inner, owner: &str, records: &[OutRecord], lanes: [u64; LAN
             Topic::Files => {
                 let partition = record.partition.expect("files records name their partition");
                 inner.append(Topic::Files, partition, Kind::Data, &record.value, Meant::Own);
+                if inner.holes && inner.faults.random.one_in(4) {
+                    inner.append_nothing(Topic::Files, partition, Meant::Absent, 1);
+                }
             }
             _ => inner.logs.out.push(record.clone()),
         }

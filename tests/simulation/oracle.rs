@@ -16,6 +16,10 @@ use super::traces::{Facts, Meant};
 pub(crate) enum Outcome {
     Tick,
     Mark,
+    /// An offset without record.
+    Absent,
+    /// A record that was gone unread.
+    Lost,
     /// A dead letter, of an account or of none.
     Dead(Option<String>),
     Resend(String),
@@ -63,6 +67,8 @@ pub(crate) struct Oracle {
     catalog: Option<Arc<Catalog>>,
     time_ms: i64,
     cycle: Option<(i64, i64)>,
+    /// Where the cycle began that the catalog in force found.
+    not_before: i64,
     /// Open file by tracker and service.
     open: BTreeMap<(String, String), usize>,
     window: VecDeque<(String, String, Vec<u8>)>,
@@ -76,9 +82,13 @@ impl Oracle {
     ) -> Self {
         let mut oracle = Self { partition, ..Self::default() };
         for (offset, record) in (0..).zip(log) {
-            oracle.time(record.append_time_ms, offset);
+            if !matches!(record.meant, Meant::Absent | Meant::Lost) {
+                oracle.time(record.append_time_ms, offset);
+            }
             let outcome = match &record.meant {
                 Meant::Tick => Outcome::Tick,
+                Meant::Absent => Outcome::Absent,
+                Meant::Lost => Outcome::Lost,
                 Meant::Mark(version) => {
                     let known = oracle.catalog.as_ref().map_or(0, |catalog| catalog.version);
                     if let Some(catalog) = catalogs.get(version).filter(|_| *version > known) {
@@ -109,7 +119,7 @@ impl Oracle {
     fn begin(&mut self) {
         if let Some(catalog) = &self.catalog {
             let start = self.time_ms.div_euclid(catalog.cycle_ms) * catalog.cycle_ms;
-            self.cycle = Some((start, start + catalog.cycle_ms));
+            self.cycle = Some((start.max(self.not_before), start + catalog.cycle_ms));
         }
     }
 
@@ -133,6 +143,7 @@ impl Oracle {
             });
         }
         self.catalog = Some(Arc::clone(catalog));
+        self.not_before = self.cycle.map_or(0, |(start, _)| start);
         self.begin();
         while self.window.len() > catalog.dedup_window as usize {
             self.window.pop_front();

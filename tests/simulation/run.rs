@@ -171,6 +171,7 @@ impl Run {
         let count = 1 + random.below(6);
         let mut inner = self.hub.lock();
         inner.now_ms += random.below(400) as Millis;
+        dig(&mut inner, random, partition);
         for _ in 0..count.min((*records).max(1)) {
             *records = records.saturating_sub(1);
             if random.one_in(60) {
@@ -247,6 +248,19 @@ impl Run {
             }
         }
         Err("no progress: the backlog does not drain".to_owned())
+    }
+}
+
+/// Kafka's own offsets, and what retention took before anybody read it.
+fn dig(inner: &mut Inner, random: &mut Random, partition: u32) {
+    let begun = !inner.logs.partition(Topic::Traces, partition).records.is_empty();
+    if inner.holes && begun && random.one_in(3) {
+        inner.append_nothing(Topic::Traces, partition, Meant::Absent, 1 + random.below(3));
+        inner.mark("offsets without record");
+    }
+    if inner.holes && random.one_in(20) {
+        inner.append_nothing(Topic::Traces, partition, Meant::Lost, 1 + random.below(4));
+        inner.mark("an explicit gap");
     }
 }
 

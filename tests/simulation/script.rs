@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::Value;
+use trailproof::log::Kind;
 use trailproof_topology::catalog::{Catalog, Compression};
 use trailproof_topology::effect::{Lane, Topic};
 use trailproof_topology::input::Millis;
@@ -18,7 +19,7 @@ use super::objects::Place;
 use super::plant::Plant;
 use super::random::Random;
 use super::run::{Run, nodes};
-use super::traces::Producer;
+use super::traces::{Meant, Producer};
 use super::world::{self, START_MS};
 
 /// Rounds after which a script that has not settled is stuck.
@@ -61,16 +62,22 @@ pub(crate) struct Script {
 }
 
 impl Script {
+    /// The script whose crashes are enumerated.
     pub(crate) fn new(crashes: &[Crash]) -> Self {
+        Self::of(catalog(), crashes)
+    }
+
+    /// A script that begins with this catalog.
+    pub(crate) fn of(catalog: Catalog, crashes: &[Crash]) -> Self {
         let mut run = Run::new(3, Plant::None);
-        run.world.catalog = catalog();
+        run.world.catalog = catalog;
         run.world.producer = Producer::new(2, 120, true);
         run.world.batch_bytes = 1 << 20;
         run.hub = run.world.hub(Plant::None);
         run.nodes = nodes(&run.world, &run.hub, run.world.batch_bytes);
         {
             let mut inner = run.hub.lock();
-            inner.clamped = true;
+            (inner.clamped, inner.holes) = (true, false);
             inner.faults = Faults {
                 random: Random(0xc4a5),
                 rates: Rates { put: PUT_FAILURES, ..Rates::default() },
@@ -86,21 +93,53 @@ impl Script {
 
     /// Runs the script and compares with the oracle and with a replay; what is left behind.
     pub(crate) fn whole(&mut self) -> Result<Ended, String> {
-        self.run.world.announce(&self.run.hub);
+        self.announce();
         for cycle in 0..5 {
             self.cycle(cycle)?;
             if cycle == 1 || cycle == 3 {
                 self.settle()?;
-                self.change(cycle);
+                self.change(|catalog| next_catalog(catalog, cycle));
             }
         }
         self.settle()?;
-        // Nothing is left to do but to pass the last interval.
         let calls = self.calls();
-        let until_ms = self.run.liveness()?;
+        self.end()?;
         self.run.hub.lock().faults.calls = calls;
-        compare::all(&mut self.run, until_ms)?;
         Ok(self.ended())
+    }
+
+    /// Passes the last interval and compares with the oracle and with a replay.
+    pub(crate) fn end(&mut self) -> Checked {
+        let until_ms = self.run.liveness()?;
+        compare::all(&mut self.run, until_ms)
+    }
+
+    /// The catalog comes into force.
+    pub(crate) fn announce(&mut self) {
+        self.run.world.announce(&self.run.hub);
+    }
+
+    /// The next version of the catalog comes into force.
+    pub(crate) fn change(&mut self, how: impl FnOnce(&mut Catalog)) {
+        self.run.world.catalog.version += 1;
+        how(&mut self.run.world.catalog);
+        self.announce();
+    }
+
+    /// Traces of account 0 in partition 0, of these services in turn.
+    pub(crate) fn say(&mut self, count: usize, services: &[&'static str]) {
+        let mut inner = self.run.hub.lock();
+        for service in services.iter().cycle().take(count) {
+            let record = self.run.world.producer.plain("account-0", service, &mut self.random);
+            let (value, meant) = (record.value, record.meant);
+            inner.append(Topic::Traces, 0, Kind::Data, &value, meant);
+        }
+    }
+
+    /// A record of topic `files`, partition 0.
+    pub(crate) fn say_files(&mut self, value: &str) {
+        let mut inner = self.run.hub.lock();
+        inner.append(Topic::Files, 0, Kind::Data, value.as_bytes(), Meant::Own);
     }
 
     /// Calls of ports so far.
@@ -144,12 +183,18 @@ impl Script {
         for _ in 0..count {
             let record = self.run.world.producer.record(&mut self.random);
             let (value, meant) = (record.value, record.meant);
-            inner.append(Topic::Traces, partition, trailproof::log::Kind::Data, &value, meant);
+            inner.append(Topic::Traces, partition, Kind::Data, &value, meant);
         }
     }
 
-    fn pass(&mut self, passes_ms: Millis) {
+    /// Time passes, or the clock goes back.
+    pub(crate) fn pass(&mut self, passes_ms: Millis) {
         self.run.hub.lock().now_ms += passes_ms;
+    }
+
+    /// It is this time now.
+    pub(crate) fn go_to(&mut self, now_ms: Millis) {
+        self.run.hub.lock().now_ms = now_ms;
     }
 
     /// Goes to the end of the running cycle, or of the next one.
@@ -158,22 +203,6 @@ impl Script {
         let mut inner = self.run.hub.lock();
         let next = inner.now_ms - inner.now_ms.rem_euclid(cycle_ms) + cycle_ms;
         inner.now_ms = if idle { next + cycle_ms } else { next }.max(START_MS);
-    }
-
-    /// The next version of the catalog.
-    fn change(&mut self, cycle: u64) {
-        let catalog = &mut self.run.world.catalog;
-        catalog.version += 1;
-        if cycle == 1 {
-            catalog.accounts[0].trackers[0].enabled = false;
-            catalog.accounts[1].trackers[1].file_prefix = "p".to_owned();
-            catalog.dedup_window = 4;
-        } else {
-            catalog.accounts[0].trackers[0].enabled = true;
-            catalog.accounts[1].trackers.remove(0);
-            catalog.cycle_ms = 5_000;
-        }
-        self.run.world.announce(&self.run.hub);
     }
 
     /// One act, the checks behind it, and the restart where the process died in it.
@@ -194,7 +223,7 @@ impl Script {
     }
 
     /// The record workers go to the end of their partitions.
-    fn work(&mut self) -> Checked {
+    pub(crate) fn work(&mut self) -> Checked {
         for _ in 0..ROUNDS_MAX {
             let mut happened = false;
             for at in 0..self.run.world.catalog.traces_partitions as usize {
@@ -213,7 +242,7 @@ impl Script {
     }
 
     /// Everything is worked off and delivered.
-    fn settle(&mut self) -> Checked {
+    pub(crate) fn settle(&mut self) -> Checked {
         for _ in 0..ROUNDS_MAX {
             let mut happened = false;
             for at in 0..self.run.nodes.len() {
@@ -256,8 +285,21 @@ impl Script {
     }
 }
 
+/// What changes after a cycle.
+fn next_catalog(catalog: &mut Catalog, cycle: u64) {
+    if cycle == 1 {
+        catalog.accounts[0].trackers[0].enabled = false;
+        catalog.accounts[1].trackers[1].file_prefix = "p".to_owned();
+        catalog.dedup_window = 4;
+    } else {
+        catalog.accounts[0].trackers[0].enabled = true;
+        catalog.accounts[1].trackers.remove(0);
+        catalog.cycle_ms = 5_000;
+    }
+}
+
 /// Two accounts, four trackers of three kinds of file, two partitions of each topic.
-fn catalog() -> Catalog {
+pub(crate) fn catalog() -> Catalog {
     let mut random = Random(5);
     let mut accounts = vec![world::account(0, &mut random), world::account(1, &mut random)];
     let kinds = [Compression::Zstd, Compression::Gzip, Compression::Json, Compression::Zstd];

@@ -13,7 +13,7 @@ pub(crate) const SEEDS: u64 = 20_000;
 
 /// What must happen at least once in so many seeds; a world in which it never does tests less than
 /// it says.
-const SOMETIMES: [&str; 54] = [
+const SOMETIMES: [&str; 56] = [
     "a commit fails",
     "a conflict stops the lane",
     "a crash that loses a suffix",
@@ -41,6 +41,7 @@ const SOMETIMES: [&str; 54] = [
     "a zombie works",
     "an account comes",
     "an account goes",
+    "an explicit gap",
     "an old owner is fenced",
     "another compressor's object is found",
     "batch full",
@@ -51,6 +52,7 @@ const SOMETIMES: [&str; 54] = [
     "idle intervals",
     "just before a boundary",
     "just behind a boundary",
+    "offsets without record",
     "poll fails",
     "poll returns a part",
     "poll returns nothing",

@@ -13,6 +13,10 @@ pub(crate) enum Meant {
     Mark(u64),
     /// A header that means nothing.
     Strange,
+    /// An offset without record.
+    Absent,
+    /// A record that nobody can read any more.
+    Lost,
     /// No trace. The account it names all the same.
     Garbage(Option<String>),
     Trace(Arc<Facts>),
@@ -70,6 +74,30 @@ impl Producer {
         let record = self.trace(random);
         self.sent.push(record.clone());
         record
+    }
+
+    /// A management event that every system tracker selects.
+    pub(crate) fn plain(
+        &mut self,
+        account: &str,
+        service: &'static str,
+        random: &mut Random,
+    ) -> Record {
+        self.made += 1;
+        let facts = Facts {
+            account: account.to_owned(),
+            service,
+            data: false,
+            tracker: None,
+            bucket: "album",
+            read: false,
+            datakey: false,
+            user: "alice",
+            trace_id: None,
+            has_record_time: false,
+        };
+        let value = self.text(&facts, random).into_bytes();
+        Record { value, meant: Meant::Trace(Arc::new(facts)) }
     }
 
     fn trace(&mut self, random: &mut Random) -> Record {

@@ -69,6 +69,7 @@ impl World {
         Hub::new(Inner {
             now_ms: START_MS,
             clamped: !self.random.one_in(4),
+            holes: self.random.one_in(3),
             logs: Logs::new(self.catalog.traces_partitions, self.catalog.files_partitions),
             objects: Objects::default(),
             faults,

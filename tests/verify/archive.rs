@@ -109,8 +109,15 @@ fn catalog(random: &mut Random) -> Catalog {
     }
 }
 
+/// Whether the log of an archive has holes and an explicit gap in every cycle.
+pub(crate) fn holes(seed: u64) -> bool {
+    seed % 7 == 3
+}
+
 /// Feeds the digest stage.
 struct Feeder {
+    /// Whether the log that it tells of has offsets without record, and lost some records.
+    holes: bool,
     stage: DigestStage,
     rows: Memory,
     offset: u64,
@@ -142,7 +149,7 @@ impl Archive {
         let setup = DigestSetup { partition: 0, signer: Arc::clone(signer()) as Arc<dyn Sign> };
         let rows = Memory::default();
         let stage = DigestStage::load(setup, &rows).unwrap();
-        let mut feeder = Feeder { stage, rows, offset: 0 };
+        let mut feeder = Feeder { holes: holes(seed), stage, rows, offset: 0 };
         let mut catalog = archive.catalog.clone();
         feeder.feed(START, Body::Catalog(1, Some(&catalog)));
         let mut next = [0; 2];
@@ -194,9 +201,11 @@ impl Archive {
                 trackers: vec![TrackerCounts { id: tracker.id.clone(), filed: count, files: 1 }],
             });
         }
-        *next += 1;
-        let (ticks, to) = (1, *next);
-        let closed = Closed { ticks, accounts, ..Closed::default() };
+        let (ticks, absent) = (1, if feeder.holes { 2 } else { 0 });
+        let lost = if feeder.holes && partition == 1 { 3 } else { 0 };
+        *next += ticks + absent + lost;
+        let to = *next;
+        let closed = Closed { ticks, absent, lost, accounts, ..Closed::default() };
         let closed = Closed { partition, from, to, cycle_start_ms, until_ms, ..closed };
         feeder.say(until_ms, &FilesRecord::Closed(closed));
     }

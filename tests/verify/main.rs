@@ -9,7 +9,7 @@ mod archive;
 mod tampered_files;
 mod tampers;
 
-use archive::{Archive, INTERVAL, START, verify_at};
+use archive::{Archive, INTERVAL, START, holes, verify_at};
 use trailproof::verify::{Report, Verdict};
 
 /// Checks that a report has exactly these findings.
@@ -45,10 +45,25 @@ fn clean_archives_raise_no_alarm() {
         assert_eq!(report.unproven, 0);
         let ledger = report.chains.iter().find(|chain| chain.tracker == "_ledger").unwrap();
         let sums = &ledger.sums;
-        assert_eq!(sums.offsets, sums.received + sums.dead_lettered + sums.ticks + sums.marks);
+        let records = sums.received + sums.dead_lettered + sums.ticks + sums.marks;
+        assert_eq!(sums.offsets, records + sums.absent + sums.lost);
+        gaps_are_named(seed, &report);
         let (again, _) = archive.verify(false, Some(&heads));
         check(&format!("seed {seed} with its heads"), &again, &[]);
     }
+}
+
+/// An explicit gap is no finding, but the first thing that the report says.
+fn gaps_are_named(seed: u64, report: &Report) {
+    let mut text = Vec::new();
+    report.write(&mut text).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    let gaps = report.chains.iter().flat_map(|chain| &chain.explicit_gaps);
+    let lost: u64 = gaps.map(|gap| gap.lost).sum();
+    assert_eq!(lost > 0, holes(seed), "seed {seed}");
+    assert_eq!(text.starts_with("explicit-gap "), holes(seed), "{text}");
+    let last = text.lines().last().unwrap();
+    assert_eq!(last.contains(&format!("but for {lost} records")), holes(seed), "{last}");
 }
 
 #[test]

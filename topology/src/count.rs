@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use crate::catalog::tracker_text;
 use crate::files::{AccountCounts, Closed, TrackerCounts};
 use crate::input::{Millis, Offset};
+use crate::invariant;
 use crate::key::{Key, Table, TrackerId, single, whole};
 use crate::stage::Batch;
 use crate::state::Rows;
@@ -86,6 +87,10 @@ pub struct Counts {
     pub marks: u64,
     /// Dead letters of no account in it.
     pub dead_lettered: u64,
+    /// Offsets in it that hold no record.
+    pub absent: u64,
+    /// Offsets in it whose records were gone before they were read.
+    pub lost: u64,
     accounts: Vec<AccountCount>,
     slots: BTreeMap<String, usize>,
     dirty: Vec<usize>,
@@ -124,6 +129,11 @@ impl Counts {
         ];
         for field in fields {
             *field = varint::take(&mut row)?;
+        }
+        // Rows of the first release end here.
+        if !row.is_empty() {
+            self.absent = varint::take(&mut row)?;
+            self.lost = varint::take(&mut row)?;
         }
         Some(())
     }
@@ -167,11 +177,22 @@ impl Counts {
         self.account(slot).tracker(tracker).2 += 1;
     }
 
-    /// Whether every record of the stretch is counted once (I3).
+    /// Whether every record of the stretch up to `to` is counted once, and every offset (I3).
     #[must_use]
-    pub fn balance(&self) -> bool {
+    pub fn balance(&self, to: Offset) -> bool {
         let accounted: u64 = self.accounts.iter().map(|account| account.received).sum();
         self.records == self.ticks + self.marks + self.dead_lettered + accounted
+            && to.checked_sub(self.from) == Some(self.records + self.absent + self.lost)
+    }
+
+    /// Whether no tracker filed more of its account's records than there were (I3).
+    fn trackers_balance(&self) -> bool {
+        self.accounts.iter().all(|account| {
+            let (resent, dead) = (account.duplicate, account.dead_lettered);
+            account.trackers.iter().all(|(_, filed, _)| {
+                invariant::tracker_balanced(account.received, *filed, resent, dead)
+            })
+        })
     }
 
     /// Writes what changed since the last batch.
@@ -183,7 +204,8 @@ impl Counts {
             batch.changes.put(key, account.encode());
         }
         let mut row = Vec::with_capacity(32);
-        for number in [self.from, self.records, self.ticks, self.marks, self.dead_lettered] {
+        let Self { from, records, ticks, marks, dead_lettered, absent, lost, .. } = *self;
+        for number in [from, records, ticks, marks, dead_lettered, absent, lost] {
             varint::put(&mut row, number);
         }
         batch.changes.put(single(Table::Count), row);
@@ -201,6 +223,7 @@ impl Counts {
         let (start, end) = whole(Table::Count);
         batch.changes.delete_range(start, end);
         let ended = std::mem::replace(self, Self::starting_at(to));
+        assert!(ended.trackers_balance(), "I3: a tracker filed more than there was");
         let accounts = ended
             .slots
             .values()
@@ -218,6 +241,8 @@ impl Counts {
             ticks: ended.ticks,
             marks: ended.marks,
             dead_lettered: ended.dead_lettered,
+            absent: ended.absent,
+            lost: ended.lost,
             accounts,
         }
     }

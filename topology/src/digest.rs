@@ -12,6 +12,7 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+pub use crate::digest_coverage::{Coverage, LedgerCoverage, TrackerCoverage, coverage_meets};
 use crate::files::File;
 use crate::input::{Millis, Offset};
 use crate::key::TrackerId;
@@ -151,61 +152,6 @@ pub struct LogFile {
     /// SHA-256 of the inflated bytes, lower-case hex; of gzip files alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_sha256: Option<String>,
-}
-
-/// What became of the records `[from, to)` of a `traces` partition.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Coverage {
-    /// In a tracker's chain: the records of its own account.
-    Tracker(TrackerCoverage),
-    /// In the ledger chain: all records.
-    Ledger(LedgerCoverage),
-}
-
-/// Counts of a tracker's account in a stretch of offsets.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrackerCoverage {
-    /// Partition of topic `traces`.
-    pub partition: u32,
-    /// First offset: `to` of the digest before.
-    pub from: Offset,
-    /// One past the last offset.
-    pub to: Offset,
-    /// Records of the account.
-    #[serde(rename = "in")]
-    pub received: u64,
-    /// Of these, traces in the tracker's files.
-    pub filed: u64,
-    /// Resends, stored once.
-    pub duplicate: u64,
-    /// Traces that the tracker does not select.
-    pub unselected: u64,
-    /// Dead letters.
-    pub dead_lettered: u64,
-    /// Of the filed: the id of an earlier trace, other content.
-    pub conflicts: u64,
-}
-
-/// Counts of all records in a stretch of offsets.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LedgerCoverage {
-    /// Partition of topic `traces`.
-    pub partition: u32,
-    /// First offset: `to` of the digest before.
-    pub from: Offset,
-    /// One past the last offset.
-    pub to: Offset,
-    /// Ticks.
-    pub ticks: u64,
-    /// Catalog marks.
-    pub marks: u64,
-    /// Dead letters that belong to no account.
-    pub dead_lettered: u64,
-    /// Records of accounts.
-    pub accounts_in: u64,
 }
 
 /// The CloudTrail-compatible digest of the same interval.
@@ -370,66 +316,6 @@ pub enum Break {
     Clock,
     /// The interval begins after the predecessor's ended, and that was no ending digest.
     Gap,
-}
-
-/// Whether `next` takes up every partition where `previous` left it (I7): no gap, no overlap.
-#[must_use]
-pub fn coverage_meets(previous: &[Coverage], next: &[Coverage]) -> bool {
-    previous.iter().all(|before| {
-        let after = next.iter().find(|after| after.partition() == before.partition());
-        after.is_some_and(|after| after.from() == before.to())
-    })
-}
-
-impl Coverage {
-    /// Partition of topic `traces`.
-    #[must_use]
-    pub fn partition(&self) -> u32 {
-        match self {
-            Self::Tracker(counts) => counts.partition,
-            Self::Ledger(counts) => counts.partition,
-        }
-    }
-
-    /// First offset.
-    #[must_use]
-    pub fn from(&self) -> Offset {
-        match self {
-            Self::Tracker(counts) => counts.from,
-            Self::Ledger(counts) => counts.from,
-        }
-    }
-
-    /// One past the last offset.
-    #[must_use]
-    pub fn to(&self) -> Offset {
-        match self {
-            Self::Tracker(counts) => counts.to,
-            Self::Ledger(counts) => counts.to,
-        }
-    }
-}
-
-impl TrackerCoverage {
-    /// in = filed + duplicate + unselected + dead-lettered, and no more than there were offsets.
-    #[must_use]
-    pub fn balances(&self) -> bool {
-        let parts = [self.filed, self.duplicate, self.unselected, self.dead_lettered];
-        let sum = parts.iter().try_fold(0u64, |sum, part| sum.checked_add(*part));
-        sum == Some(self.received)
-            && self.conflicts <= self.received
-            && self.to.checked_sub(self.from).is_some_and(|length| self.received <= length)
-    }
-}
-
-impl LedgerCoverage {
-    /// to − from = ticks + marks + dead-lettered + records of accounts.
-    #[must_use]
-    pub fn balances(&self) -> bool {
-        let parts = [self.ticks, self.marks, self.dead_lettered, self.accounts_in];
-        let sum = parts.iter().try_fold(0u64, |sum, part| sum.checked_add(*part));
-        sum.is_some() && sum == self.to.checked_sub(self.from)
-    }
 }
 
 impl From<File> for LogFile {

@@ -11,10 +11,10 @@
 //!
 //! Source: `docs/formats.md`, "Digests".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Tracker, tracker_key};
 use crate::digest::{ChainName, LEDGER_ID};
 use crate::digest_chain::{Chain, Facts, Target};
 use crate::digest_state::{self as state, Schedule};
@@ -22,6 +22,7 @@ use crate::digest_window::{Boundary, Interval, check, interval_end};
 use crate::effect::Lane;
 use crate::files::{FilesRecord, files_partition};
 use crate::input::{Body, Input, Millis, Offset, Position};
+use crate::invariant;
 use crate::key::{self, Table, TrackerId};
 use crate::sign::Sign;
 use crate::stage::{Batch, LoadError, Stage};
@@ -106,6 +107,7 @@ impl Stage for DigestStage {
     }
 
     fn apply(&mut self, input: &Input<'_>, batch: &mut Batch) {
+        assert!(invariant::in_order(&self.position, input), "I2: records out of order");
         self.position.next_offset = input.offset + 1;
         self.position.stream_time_ms = self.position.stream_time_ms.max(input.append_time_ms);
         match input.body {
@@ -119,6 +121,8 @@ impl Stage for DigestStage {
             Body::Tick | Body::Catalog(_, None) => {}
             Body::Catalog(version, Some(catalog)) => self.mark(version, catalog, batch),
             Body::Unknown(_) => self.refuse(input.offset, "its header is not known".to_owned()),
+            // What was told there is missing: the next `closed` record does not follow and says so.
+            Body::Gap { from } => self.refuse(input.offset, format!("gone since offset {from}")),
         }
     }
 
@@ -177,6 +181,12 @@ impl DigestStage {
     ) -> Result<(), String> {
         let catalog = self.catalog.as_ref().ok_or("no catalog is in force yet")?;
         check(&record, catalog, &self.boundaries, self.setup.partition == 0)?;
+        if let FilesRecord::File(file) = &record {
+            let chain = tracker_key(&file.tracker).and_then(|id| self.chains.get(&id));
+            if chain.is_some_and(|chain| !invariant::own(&chain.name.account, &file.account)) {
+                return Err(format!("{:?} is of another account than its tracker", file.object));
+            }
+        }
         let (partition, cycle_start_ms) = match &record {
             FilesRecord::File(file) => (file.partition, file.cycle_start_ms),
             FilesRecord::Closed(closed) => (closed.partition, closed.cycle_start_ms),
@@ -239,7 +249,10 @@ impl DigestStage {
         let signer = Arc::clone(&self.setup.signer);
         for (tracker, chain) in &mut self.chains {
             if !chain.wants(end_ms) {
-                continue;
+                if !chain.whole || !interval.has_files(tracker) {
+                    continue;
+                }
+                chain.admit(start_ms);
             }
             let (coverage, files) = if *tracker == LEDGER_ID {
                 (interval.ledger(&from), Vec::new())
@@ -275,7 +288,10 @@ impl DigestStage {
         }
         let now_ms = self.position.stream_time_ms;
         self.position.catalog_version = version;
-        self.catalog = Some(catalog.clone());
+        let before = self.catalog.replace(catalog.clone());
+        let before = before.as_ref().map(filing).unwrap_or_default();
+        let now = filing(catalog);
+        let files = |tracker: &TrackerId| (before.contains(tracker), now.contains(tracker));
         batch.changes.put(key::single(Table::Catalog), state::encode(catalog));
         if self.schedule.next_start_ms.is_none() {
             let interval_ms = catalog.digest_interval_ms.max(1);
@@ -284,16 +300,23 @@ impl DigestStage {
         }
         let mut wanted = wanted(catalog, self.setup.partition);
         for (tracker, chain) in &mut self.chains {
-            if chain.want(wanted.remove(tracker), now_ms) {
+            if chain.want(wanted.remove(tracker), now_ms, files(tracker)) {
                 batch.changes.put(state::chain(tracker), chain.encode());
             }
         }
         for (tracker, (name, target)) in wanted {
-            let chain = Chain::new(name, target, now_ms);
+            let chain = Chain::new(name, target, now_ms, !files(&tracker).0);
             batch.changes.put(state::chain(&tracker), chain.encode());
             self.chains.insert(tracker, chain);
         }
     }
+}
+
+/// The trackers that make files under a catalog.
+fn filing(catalog: &Catalog) -> BTreeSet<TrackerId> {
+    let trackers = catalog.accounts.iter().flat_map(|account| &account.trackers);
+    let filing = trackers.filter(|tracker| tracker.enabled && tracker.transfers());
+    filing.filter_map(Tracker::key).collect()
 }
 
 /// The chains that a catalog wants in a partition of `files`.

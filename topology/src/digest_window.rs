@@ -11,6 +11,7 @@ use crate::catalog::{Catalog, tracker_key};
 use crate::digest::{Coverage, LedgerCoverage, LogFile, TrackerCoverage};
 use crate::files::{AccountCounts, Closed, File, FilesRecord};
 use crate::input::{Millis, Offset};
+use crate::invariant;
 use crate::key::TrackerId;
 
 /// How far a `traces` partition is known. Its row, as JSON.
@@ -101,7 +102,7 @@ fn check_file(file: &File, boundary: &Boundary) -> Result<(), String> {
 fn check_closed(closed: &Closed, boundary: &Boundary, ledger: bool) -> Result<(), String> {
     let place = format!("partition {} [{}, {})", closed.partition, closed.from, closed.to);
     // The first stretch begins where the log does, which need not be 0.
-    let follows = closed.from == boundary.to || boundary.is_unknown();
+    let follows = invariant::meets(boundary.to, closed.from) || boundary.is_unknown();
     if !follows || closed.to < closed.from {
         return Err(format!("{place} does not follow offset {}", boundary.to));
     }
@@ -116,7 +117,8 @@ fn check_closed(closed: &Closed, boundary: &Boundary, ledger: bool) -> Result<()
     };
     let counts = closed.accounts.iter().map(|account| account.received);
     let sum = counts.chain([told]).try_fold(0u64, u64::checked_add);
-    let rest = [closed.ticks, closed.marks, closed.dead_lettered];
+    let Closed { ticks, marks, dead_lettered, absent, lost, .. } = *closed;
+    let rest = [ticks, marks, dead_lettered, absent, lost];
     let all = rest.into_iter().try_fold(sum.unwrap_or(u64::MAX), u64::checked_add);
     let length = closed.to - closed.from;
     // Partition 0 hears of every account; the others only of their own.
@@ -198,6 +200,8 @@ impl Interval {
         sums.ticks += closed.ticks;
         sums.marks += closed.marks;
         sums.dead_lettered += closed.dead_lettered;
+        sums.absent += closed.absent;
+        sums.lost += closed.lost;
         for account in closed.accounts {
             sums.accounts_in += account.received;
             let counts = self.accounts.entry((account.id, closed.partition)).or_default();
@@ -235,6 +239,8 @@ impl Interval {
             sums.marks += counts.marks;
             sums.dead_lettered += counts.dead_lettered;
             sums.accounts_in += counts.accounts_in;
+            sums.absent += counts.absent;
+            sums.lost += counts.lost;
         }
     }
 
@@ -251,6 +257,11 @@ impl Interval {
             key(left).cmp(&key(right)).then_with(|| left.service.cmp(&right.service))
         });
         files.into_iter().map(LogFile::from).collect()
+    }
+
+    /// Whether a tracker has files in it.
+    pub(crate) fn has_files(&self, tracker: &TrackerId) -> bool {
+        self.files.contains_key(tracker)
     }
 
     /// Files that no digest took.

@@ -103,6 +103,12 @@ pub struct Closed {
     /// Dead letters that belong to no account.
     #[serde(default)]
     pub dead_lettered: u64,
+    /// Offsets that hold no record: the log's own, such as Kafka's transaction markers.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub absent: u64,
+    /// Offsets whose records the log had dropped before they were read: an explicit gap.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lost: u64,
     /// Counts of the accounts that had a record, in order of id. In partition 0 of `files` every
     /// such account; elsewhere at least those with a tracker that lives there.
     #[serde(default)]
@@ -140,6 +146,11 @@ pub struct TrackerCounts {
     pub filed: u64,
     /// Files they are in.
     pub files: u64,
+}
+
+/// Whether a count that most records do not have can be left out.
+pub(crate) fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl FilesRecord {
@@ -230,13 +241,15 @@ mod tests {
         let whole = Closed {
             partition: 3,
             from: 10,
-            to: 5_011,
+            to: 5_022,
             cycle_start_ms: 0,
             until_ms: 300_000,
             more: false,
             ticks: 1,
             marks: 0,
             dead_lettered: 0,
+            absent: 7,
+            lost: 4,
             accounts: (0..5_000).map(account).collect(),
         };
         let pieces = whole.clone().split();
@@ -244,7 +257,7 @@ mod tests {
         assert_eq!(pieces.iter().map(|piece| piece.ticks).sum::<u64>(), 1);
         let accounts: Vec<_> = pieces.iter().flat_map(|piece| piece.accounts.clone()).collect();
         assert_eq!(accounts, whole.accounts);
-        assert!(pieces.iter().all(|piece| (piece.from, piece.to) == (10, 5_011)));
+        assert!(pieces.iter().all(|piece| (piece.from, piece.to) == (10, 5_022)));
     }
 
     #[test]

@@ -5,7 +5,8 @@
 
 use crate::catalog::Catalog;
 
-/// A position in a partition's log: 0 for its first record, without gaps in an embedded log.
+/// A position in a partition's log: 0 for its first record. An embedded log has no holes; Kafka
+/// gives offsets to its own records too, which no reader sees.
 pub type Offset = u64;
 
 /// Milliseconds since 1970-01-01T00:00:00Z, UTC.
@@ -22,6 +23,17 @@ pub struct Input<'a> {
     pub body: Body<'a>,
 }
 
+impl Input<'_> {
+    /// The first offset that the input speaks of: its own, but for a gap.
+    #[must_use]
+    pub fn first_offset(&self) -> Offset {
+        match self.body {
+            Body::Gap { from } => from.min(self.offset),
+            _ => self.offset,
+        }
+    }
+}
+
 /// The kinds of record, told apart by the header `trailproof`.
 ///
 /// Source: `docs/formats.md`, "Records".
@@ -36,6 +48,13 @@ pub enum Body<'a> {
     Catalog(u64, Option<&'a Catalog>),
     /// Any other header: kept as a dead letter.
     Unknown(&'a [u8]),
+    /// No record, but the operator's word that the records from here up to and with this offset are
+    /// gone unread and will not be waited for. Its append time means nothing: time stands still.
+    /// The offsets are told in the ledger as lost.
+    Gap {
+        /// The first offset that is gone; the input's own is the last.
+        from: Offset,
+    },
 }
 
 /// Where a stage stands after a batch. The row `position` of its state.
@@ -63,6 +82,14 @@ impl Position {
             out.extend_from_slice(&next.to_be_bytes());
         }
         out
+    }
+
+    /// Whether the state behind this position knows of everything that was `delivered`. Where it
+    /// does not, the records behind it are needed to find the way back, and a gap that begins here
+    /// must not be accepted: what they had brought would be told twice.
+    #[must_use]
+    pub fn knows(&self, delivered: [u64; crate::effect::LANES]) -> bool {
+        self.lane_next.iter().zip(delivered).all(|(own, lane)| *own >= lane)
     }
 
     /// Decodes a row; `None` where its length is wrong.

@@ -25,16 +25,17 @@ pub fn position_matches(row: &Position, published: &Position) -> bool {
     row == published
 }
 
-/// I2: the record is the next one, or a later one where the log has gaps (Kafka's own records).
+/// I2: the record is the next one, or a later one where the log has holes (Kafka's own records).
 #[must_use]
 pub fn in_order(position: &Position, input: &Input<'_>) -> bool {
-    input.offset >= position.next_offset
+    input.first_offset() >= position.next_offset
 }
 
-/// I3: each record of the stretch is a tick, a mark, a dead letter or an account's.
+/// I3: each record of the stretch that ends at `to` is a tick, a mark, a dead letter or an
+/// account's, and each offset is a record's, absent or lost.
 #[must_use]
-pub fn balanced(counts: &Counts) -> bool {
-    counts.balance()
+pub fn balanced(counts: &Counts, to: Offset) -> bool {
+    counts.balance(to)
 }
 
 /// I3 for one tracker: what came in is filed, a duplicate, a dead letter or not selected.

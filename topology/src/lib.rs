@@ -14,6 +14,7 @@ pub mod compatible;
 pub mod count;
 pub mod digest;
 pub mod digest_chain;
+pub mod digest_coverage;
 pub mod digest_stage;
 mod digest_state;
 mod digest_window;

@@ -97,13 +97,21 @@ impl Stage for RecordStage {
 
     fn apply(&mut self, input: &Input<'_>, batch: &mut Batch) {
         assert!(invariant::in_order(&self.position, input), "I2: records out of order");
+        let from = input.first_offset();
         if self.batch_from.is_none() {
-            self.batch_from = Some(input.offset);
+            self.batch_from = Some(from);
         }
         if self.position == Position::default() {
-            self.counts.from = input.offset;
+            self.counts.from = from;
+        } else {
+            // Offsets that hold no record: they belong to the stretch that was running.
+            self.counts.absent += from - self.position.next_offset;
         }
         self.position.next_offset = input.offset + 1;
+        if let Body::Gap { from } = input.body {
+            self.counts.lost += input.offset + 1 - from;
+            return;
+        }
         self.advance(input.append_time_ms, input.offset, batch);
         self.counts.records += 1;
         self.tally.records += 1;
@@ -122,6 +130,8 @@ impl Stage for RecordStage {
                 let reject = Reject { reason: Reason::UnknownHeader, detail, account: None };
                 self.dead_letter(input, record, &reject, batch);
             }
+            // Taken above.
+            Body::Gap { .. } => {}
         }
     }
 
@@ -191,7 +201,8 @@ impl RecordStage {
 
     /// Says in topic `files` that the stretch up to `to` is finished.
     fn close(&mut self, to: u64, cycle_start_ms: Millis, until_ms: Millis, batch: &mut Batch) {
-        assert!(invariant::balanced(&self.counts), "I3: the counts of a stretch do not balance");
+        let balanced = invariant::balanced(&self.counts, to);
+        assert!(balanced, "I3: the counts of a stretch do not balance");
         let partition = self.setup.partition;
         let closed = self.counts.close(partition, to, cycle_start_ms, until_ms, batch);
         self.slots.fill(None);
@@ -227,6 +238,9 @@ impl RecordStage {
             &mut self.position,
             batch,
         );
+        if let Some(not_before) = self.open.not_before() {
+            batch.changes.put(load::not_before_key(), not_before.to_be_bytes().to_vec());
+        }
         self.slots = vec![None; router.catalog().accounts.len()];
         self.window.resize(router.catalog().dedup_window);
         self.router = Some(router);

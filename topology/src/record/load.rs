@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::catalog::Catalog;
 use crate::count::Counts;
-use crate::input::{Offset, Position};
+use crate::input::{Millis, Offset, Position};
 use crate::key::{Key, SegmentId, Table, TrackerId, day_of, single, whole};
 use crate::merkle::leaf_hash;
 use crate::record::open::OpenSegments;
@@ -143,6 +143,11 @@ where
     Ok(Some(Router::new(Arc::new(catalog))))
 }
 
+/// The key of the row that says how early cycles may begin under the catalog in force.
+pub(super) fn not_before_key() -> Vec<u8> {
+    Key::of(Table::Catalog).u8(0).done()
+}
+
 fn load_sequences<R: Rows>(rows: &R) -> Result<BTreeMap<String, u64>, LoadError<R::Error>>
 where
     R::Error: std::error::Error + 'static,
@@ -199,9 +204,16 @@ fn load_open<R: Rows>(
 where
     R::Error: std::error::Error + 'static,
 {
-    let cycle_ms = router.catalog().cycle_ms;
-    let start = stage.position.stream_time_ms.div_euclid(cycle_ms) * cycle_ms;
-    stage.open.begin(stage.position.stream_time_ms, cycle_ms);
+    let not_before = match rows.get(&not_before_key()).map_err(LoadError::Store)? {
+        None => None,
+        Some(row) => {
+            let bytes = row.as_slice().try_into().map_err(|_| damage("catalog", "not 8 bytes"))?;
+            Some(Millis::from_be_bytes(bytes))
+        }
+    };
+    stage.open.set_not_before(not_before);
+    stage.open.begin(stage.position.stream_time_ms, router.catalog().cycle_ms);
+    let start = stage.open.cycle_ms().unwrap_or_default();
     stage.open.resize(router.trackers().len());
     let mut sealed = BTreeSet::new();
     for (number, tracker) in (0..).zip(router.trackers()) {

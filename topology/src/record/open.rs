@@ -60,6 +60,9 @@ type OpenTrackers = Arc<BTreeMap<TrackerId, Arc<Vec<query::OpenSegment>>>>;
 pub struct OpenSegments {
     /// Start and end of the running cycle.
     cycle: Option<(Millis, Millis)>,
+    /// No cycle under the catalog in force begins before this one's start: a longer cycle begins
+    /// where the shorter one did that it replaces, so starts never go back.
+    not_before: Option<Millis>,
     trackers: Vec<OpenTracker>,
     open_bytes: usize,
     dirty: Vec<u32>,
@@ -90,7 +93,18 @@ impl OpenSegments {
     /// Begins the cycle of length `cycle_ms` that a stream time lies in.
     pub fn begin(&mut self, stream_time_ms: Millis, cycle_ms: Millis) {
         let start = stream_time_ms.div_euclid(cycle_ms) * cycle_ms;
-        self.cycle = Some((start, start + cycle_ms));
+        let not_before = self.not_before.unwrap_or(start);
+        self.cycle = Some((start.max(not_before), start + cycle_ms));
+    }
+
+    /// Says how early cycles may begin, when the stage is loaded.
+    pub(super) fn set_not_before(&mut self, not_before: Option<Millis>) {
+        self.not_before = not_before;
+    }
+
+    /// How early cycles may begin; `None` where nothing bounds them.
+    pub(super) fn not_before(&self) -> Option<Millis> {
+        self.not_before
     }
 
     /// Segments sealed since the stage was loaded.
@@ -305,6 +319,7 @@ impl OpenSegments {
             return;
         };
         let kept = kept_trackers(old, router);
+        self.not_before = self.cycle_ms();
         self.begin(position.stream_time_ms, router.catalog().cycle_ms);
         for number in 0..old.trackers().len() as u32 {
             if !kept.contains_key(&old.trackers()[number as usize].id) {
@@ -337,6 +352,8 @@ impl OpenSegments {
 
     /// Ends a batch: what it left open goes into the tail.
     pub fn finish(&mut self, from: Offset, batch: &mut Batch) {
+        let bounded = invariant::within(self.open_bytes as u64, OPEN_BYTES_MAX as u64);
+        assert!(bounded, "I10: more text is open than may be");
         for number in std::mem::take(&mut self.dirty) {
             let tracker = &mut self.trackers[number as usize];
             tracker.dirty = false;
