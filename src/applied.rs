@@ -66,6 +66,38 @@ impl Applied {
     }
 }
 
+/// Records that are gone before they were applied, and that somebody has given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The partition.
+    pub input: (Topic, u32),
+    /// The first offset that is gone.
+    pub from: Offset,
+    /// One past the last.
+    pub to: Offset,
+}
+
+impl Gap {
+    /// Reads what [`Gap`]'s text is, such as `traces/3@1000..2000`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (name, range) = text.split_once('@')?;
+        let (topic, partition) = name.split_once('/')?;
+        let (from, to) = range.split_once("..")?;
+        let topic = [Topic::Traces, Topic::Files].into_iter().find(|own| own.name() == topic)?;
+        let input = (topic, partition.parse().ok()?);
+        let gap = Self { input, from: from.parse().ok()?, to: to.parse().ok()? };
+        (gap.from < gap.to).then_some(gap)
+    }
+}
+
+impl std::fmt::Display for Gap {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (topic, partition) = self.input;
+        write!(to, "{}/{partition}@{}..{}", topic.name(), self.from, self.to)
+    }
+}
+
 /// Checks that the partition in the log is the one that `rows` were built from, and that nothing
 /// which they lack is gone from it. `lanes` are the committed positions of its publisher.
 ///
@@ -100,14 +132,13 @@ pub fn check<R: Rows<Error = store::Error>>(
         ));
     }
     if next < bounds.start {
+        let gap = Gap { input: (topic, partition), from: next, to: bounds.start };
         return diverged(format!(
             "records {next} to {} of {} are gone before they were applied. Copy the folder of \
              its state from an instance that applied them; or accept the gap: \
-             kafka.accept_gap = \"{}@{next}..{}\"",
+             kafka.accept_gap = \"{gap}\"",
             bounds.start - 1,
             name(),
-            name(),
-            bounds.start
         ));
     }
     let Some(row) = rows.get(&key::single(Table::Applied))? else { return Ok(()) };
@@ -140,4 +171,26 @@ fn position<R: Rows<Error = store::Error>>(rows: &R) -> Result<Position, Error> 
 
 fn damaged(table: &str) -> Error {
     store::Error::Corrupt(format!("row {table} does not decode")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_is_written_as_it_is_read() {
+        let gap = Gap { input: (Topic::Traces, 3), from: 1_000, to: 2_000 };
+        assert_eq!(gap.to_string(), "traces/3@1000..2000");
+        assert_eq!(Gap::parse(&gap.to_string()), Some(gap));
+        for wrong in ["", "traces/3", "traces@1..2", "traces/3@2..2", "catalog/0@1..2", "a/b@c..d"] {
+            assert_eq!(Gap::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_fingerprint_survives_its_row() {
+        let applied = Applied::new(7, -1, b"value");
+        assert_eq!(Applied::decode(&applied.encode()), Some(applied));
+        assert_eq!(Applied::decode(&[0; 47]), None);
+    }
 }

@@ -7,6 +7,7 @@
 //! **Invariant:** a `Config` that exists is valid, and it is passed as an argument, never global.
 
 mod accounts;
+mod cluster;
 mod layers;
 mod objects;
 mod raw;
@@ -20,12 +21,16 @@ use std::time::Duration;
 use trailproof_topology::catalog::Catalog;
 use trailproof_topology::input::Millis;
 
+pub use cluster::LogSettings;
 pub use layers::Layers;
 pub use objects::Objects;
 pub use suggest::closest;
 
+use cluster::Wanted;
 use layers::Reader;
 use raw::RawConfig;
+
+use crate::applied::Gap;
 
 /// The annotated defaults, as compiled in.
 pub const DEFAULTS: &str = include_str!("../trailproof.toml");
@@ -106,6 +111,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Folder of log and state.
     pub data: PathBuf,
+    /// Where the log is.
+    pub log: LogSettings,
+    /// Records that are gone before they were applied, and are given up.
+    pub accept_gaps: Vec<Gap>,
     /// Where trace files and digests go.
     pub objects: Objects,
     /// Folder of the signing keys.
@@ -143,15 +152,14 @@ impl Config {
         if data.as_os_str().is_empty() {
             reader.problem("data", "is empty: name a folder");
         }
-        if raw.log.text() != "embedded" {
-            let text = format!("{:?} is no log: only \"embedded\" exists so far", raw.log.text());
-            reader.problem("log", text);
-        }
         let objects = objects::build(&mut reader, &raw.objects, &data, &layers.env);
         let keys = folder(&raw.keys.dir.text(), || data.join("keys"));
         let passphrase = raw.keys.passphrase_file.text();
         let partitions = reader.integer("partitions", &raw.partitions, 0, PARTITIONS_MAX);
         let view_days = reader.integer("view_days", &raw.view_days, 1, 90);
+        let wanted = Wanted { partitions, view_days, data: &data };
+        let (log, accept_gaps) =
+            cluster::build(&mut reader, &raw.log.text(), &raw.kafka, &wanted);
         let catalog = catalog(&mut reader, &raw, partitions, layers.dev);
         let warnings = reader.warnings();
         let effective = reader.effective();
@@ -160,6 +168,8 @@ impl Config {
             dev: layers.dev,
             listen,
             data,
+            log,
+            accept_gaps,
             objects,
             keys,
             passphrase_file: (!passphrase.is_empty()).then(|| PathBuf::from(passphrase)),

@@ -9,11 +9,12 @@ use trailproof_topology::effect::Topic;
 
 use crate::api::{self, Shared, server};
 use crate::cli::Settings;
-use crate::config::Config;
+use crate::config::{Config, LogSettings};
 use crate::engine::{self, Engine};
 use crate::keys::{self, Passphrase};
 use crate::log::broker::Broker;
 use crate::log::embedded::{self, EmbeddedLog};
+use crate::log::kafka::KafkaLog;
 use crate::memory_budget::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::object;
@@ -32,7 +33,7 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
         eprintln!("warning: {warning}");
     }
     log_to_stderr();
-    let fresh = !config.data.join("log").exists();
+    let fresh = !config.data.join("state").exists();
     let metrics = Metrics::new().map_err(|error| Failure::because("metrics", &error))?;
     let metrics = Arc::new(metrics);
     let engine = Arc::new(start(&config, Arc::clone(&metrics))?);
@@ -67,7 +68,7 @@ fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Engine, Failure> {
     let memory =
         MemoryBudget::new(bytes(config.memory.block_cache), bytes(config.memory.write_buffers));
     let settings = engine::Settings {
-        broker: open_broker(config, &memory)?,
+        broker: open_broker(config, &memory, &metrics)?,
         state: config.data.join("state"),
         catalog: config.catalog.clone(),
         view_days: config.view_days,
@@ -84,16 +85,29 @@ fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Engine, Failure> {
 }
 
 /// Opens the log that is configured.
-fn open_broker(config: &Config, memory: &MemoryBudget) -> Result<Arc<dyn Broker>, Failure> {
-    let topics = Topic::ALL.map(|topic| match topic {
-        Topic::Traces => (topic, config.catalog.traces_partitions),
-        Topic::Files => (topic, config.catalog.files_partitions),
-        _ => (topic, 1),
-    });
-    let options = embedded::Options::new(clock::system(), memory.clone());
-    let log = EmbeddedLog::open(&config.data.join("log"), &topics, options)
-        .map_err(|error| Failure::because("cannot open the log", &error))?;
-    Ok(Arc::new(log))
+fn open_broker(
+    config: &Config,
+    memory: &MemoryBudget,
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<dyn Broker>, Failure> {
+    match &config.log {
+        LogSettings::Embedded => {
+            let topics = Topic::ALL.map(|topic| match topic {
+                Topic::Traces => (topic, config.catalog.traces_partitions),
+                Topic::Files => (topic, config.catalog.files_partitions),
+                _ => (topic, 1),
+            });
+            let options = embedded::Options::new(clock::system(), memory.clone());
+            let log = EmbeddedLog::open(&config.data.join("log"), &topics, options)
+                .map_err(|error| Failure::because("cannot open the log", &error))?;
+            Ok(Arc::new(log))
+        }
+        LogSettings::Kafka(options) => {
+            let log = KafkaLog::connect((**options).clone(), clock::system(), Arc::clone(metrics))
+                .map_err(|error| Failure::because("cannot use the cluster", &error))?;
+            Ok(Arc::new(log))
+        }
+    }
 }
 
 fn signer(config: &Config) -> Result<Signer, Failure> {
@@ -154,14 +168,30 @@ fn public_keys(config: &Config) -> String {
     }
 }
 
+/// Which log is used, and how.
+fn mode(config: &Config) -> String {
+    match &config.log {
+        LogSettings::Embedded => "embedded mode".to_owned(),
+        LogSettings::Kafka(options) => {
+            let instance = match options.instance.as_str() {
+                "" => "its own, kept in the data folder",
+                name => name,
+            };
+            let (brokers, group) = (&options.brokers, &options.group);
+            format!("kafka mode · brokers {brokers} · group {group} · instance {instance}")
+        }
+    }
+}
+
 /// The start-up lines, on standard error.
 fn greet(config: &Config, fresh: bool, engine: &Engine, address: std::net::SocketAddr) {
     let spoken =
         |ms: i64| crate::config::units::spoken(std::time::Duration::from_millis(ms.unsigned_abs()));
     let data = |path: &Path| path.display().to_string();
     eprintln!(
-        "trailproof {} · embedded mode · data in {}{}{}",
+        "trailproof {} · {} · data in {}{}{}",
         env!("CARGO_PKG_VERSION"),
+        mode(config),
         data(&config.data),
         if fresh { " (new)" } else { "" },
         if config.dev { " · not for production" } else { "" }

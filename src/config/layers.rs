@@ -1,5 +1,6 @@
 //! The layers, merged; and the reader that takes typed settings out and gathers problems.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,9 +10,13 @@ use figment::{Figment, Metadata, Profile, Provider};
 
 use super::raw::{RawConfig, Scalar, account_keys};
 use super::{DEFAULTS, Problem, Problems, closest, units};
+use crate::log::kafka::is_secret;
 
 /// Prefix of environment variables that are settings.
 const ENV_PREFIX: &str = "TRAILPROOF_";
+
+/// The table whose other keys are options of librdkafka.
+const KAFKA: &str = "kafka";
 
 /// What `--dev` puts over the defaults.
 const DEV: [(&str, &str); 2] = [("cycle", "10s"), ("digest_interval", "60s")];
@@ -54,9 +59,44 @@ fn insert(dict: &mut Dict, key: &str, value: &str) -> bool {
         Some((table, rest)) => {
             let inner = dict.entry(table.to_owned()).or_insert_with(|| Dict::new().into());
             match inner {
+                Value::Dict(_, inner) if table == KAFKA => {
+                    inner.insert(rest.to_owned(), Value::from(value)).is_none()
+                }
                 Value::Dict(_, inner) => insert(inner, rest, value),
                 _ => false,
             }
+        }
+    }
+}
+
+/// A file whose table `kafka` is made flat: names of librdkafka have dots, and some begin with
+/// another name, as `group.protocol` with our own `group`.
+struct FlatKafka<P>(P);
+
+impl<P: Provider> Provider for FlatKafka<P> {
+    fn metadata(&self) -> Metadata {
+        self.0.metadata()
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let mut data = self.0.data()?;
+        for dict in data.values_mut() {
+            if let Some(Value::Dict(_, kafka)) = dict.get_mut(KAFKA) {
+                let mut flat = Dict::new();
+                flatten("", std::mem::take(kafka), &mut flat);
+                *kafka = flat;
+            }
+        }
+        Ok(data)
+    }
+}
+
+fn flatten(prefix: &str, dict: Dict, into: &mut Dict) {
+    for (name, value) in dict {
+        let key = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
+        match value {
+            Value::Dict(_, inner) => flatten(&key, inner, into),
+            value => _ = into.insert(key, value),
         }
     }
 }
@@ -67,6 +107,7 @@ pub(super) struct Reader {
     problems: Vec<Problem>,
     warnings: Vec<String>,
     effective: Vec<(String, String, String)>,
+    passed: BTreeMap<String, String>,
 }
 
 impl Reader {
@@ -79,9 +120,11 @@ impl Reader {
             figment = figment.merge(Layer { name: "--dev".to_owned(), dict });
         }
         if let Some(file) = &layers.file {
-            figment = figment.merge(Toml::file_exact(file));
+            figment = figment.merge(FlatKafka(Toml::file_exact(file)));
         }
-        let mut reader = Self { figment, problems: vec![], warnings: vec![], effective: vec![] };
+        let (problems, warnings, effective) = Default::default();
+        let passed = BTreeMap::new();
+        let mut reader = Self { figment, problems, warnings, effective, passed };
         reader.merge_env(&layers.env);
         reader.merge_set(&layers.set);
         for (key, value) in &layers.flags {
@@ -109,7 +152,7 @@ impl Reader {
         names.sort();
         for (name, value) in names {
             let key = name[ENV_PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
-            if known.contains(&key) {
+            if known.contains(&key) || is_kafka(&key) {
                 let mut dict = Dict::new();
                 insert(&mut dict, &key, value);
                 self.merge(name.clone(), dict);
@@ -152,6 +195,8 @@ impl Reader {
                     for (name, value) in inner {
                         if table.contains_key(&name) {
                             kept.insert(name, value);
+                        } else if key == KAFKA {
+                            self.pass(name, &value);
                         } else {
                             let full = format!("{key}.{name}");
                             self.unknown(&full, &name, table.keys().map(String::as_str));
@@ -177,6 +222,19 @@ impl Reader {
             return Err(Problems(std::mem::take(&mut self.problems)));
         }
         Ok(known)
+    }
+
+    /// Takes an option of librdkafka as it is.
+    fn pass(&mut self, name: String, value: &Value) {
+        match value.deserialize::<Scalar>() {
+            Ok(scalar) => _ = self.passed.insert(name, scalar.text()),
+            Err(_) => self.problem(&format!("kafka.{name}"), "is a single value, not a list"),
+        }
+    }
+
+    /// The options of librdkafka by their names.
+    pub(super) fn passed(&self) -> BTreeMap<String, String> {
+        self.passed.clone()
     }
 
     fn check_accounts(&mut self, path: &str, names: &mut Vec<String>, value: &Value) {
@@ -238,6 +296,14 @@ impl Reader {
 
     fn origin(&self, key: &str) -> String {
         let table = key.split('[').next().unwrap_or(key);
+        if is_kafka(table) {
+            // Its names hold dots, which the search would take for tables.
+            let name = &table[KAFKA.len() + 1..];
+            let kafka = self.figment.find_value(KAFKA).ok();
+            let value = kafka.as_ref().and_then(|kafka| kafka.as_dict()?.get(name));
+            let metadata = value.and_then(|value| self.figment.get_metadata(value.tag()));
+            return metadata.map_or_else(|| "the defaults".to_owned(), origin_of);
+        }
         self.figment.find_metadata(table).map_or_else(|| "the defaults".to_owned(), origin_of)
     }
 
@@ -303,6 +369,13 @@ impl Reader {
             let origin = self.origin(&key);
             self.effective.push((key, units::mask_url(&text), origin));
         }
+        for (name, value) in &self.passed {
+            let key = format!("{KAFKA}.{name}");
+            let shown = if is_secret(name) { "***" } else { value };
+            let origin = self.origin(&key);
+            self.effective.push((key, shown.to_owned(), origin));
+        }
+        self.effective.sort();
     }
 
     pub(super) fn warnings(&self) -> Vec<String> {
@@ -317,6 +390,11 @@ impl Reader {
     pub(super) fn finish(self) -> Result<(), Problems> {
         if self.problems.is_empty() { Ok(()) } else { Err(Problems(self.problems)) }
     }
+}
+
+/// Whether a key is one of table `kafka`.
+fn is_kafka(key: &str) -> bool {
+    key.strip_prefix(KAFKA).and_then(|rest| rest.strip_prefix('.')).is_some_and(|n| !n.is_empty())
 }
 
 fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {

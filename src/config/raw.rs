@@ -44,12 +44,27 @@ pub(super) struct RawConfig {
     pub(super) file_bytes_max: Scalar,
     pub(super) dedup_window: Scalar,
     pub(super) view_days: Scalar,
+    pub(super) kafka: RawKafka,
     pub(super) objects: RawObjects,
     pub(super) keys: RawKeys,
     pub(super) memory: RawMemory,
     pub(super) http: RawHttp,
     #[serde(default)]
     pub(super) accounts: Vec<RawAccount>,
+}
+
+/// The keys of table `kafka` that are our own; all others are librdkafka's.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawKafka {
+    pub(super) brokers: Scalar,
+    pub(super) group: Scalar,
+    pub(super) prefix: Scalar,
+    pub(super) instance: Scalar,
+    pub(super) replication: Scalar,
+    pub(super) downtime: Scalar,
+    pub(super) files_partitions: Scalar,
+    pub(super) accept_gap: Scalar,
 }
 
 #[derive(Clone, Debug, Deserialize)]
