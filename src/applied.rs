@@ -99,7 +99,8 @@ impl std::fmt::Display for Gap {
 }
 
 /// Checks that the partition in the log is the one that `rows` were built from, and that nothing
-/// which they lack is gone from it. `lanes` are the committed positions of its publisher.
+/// which they lack is gone from it but what is in `accepted`: that gap is answered. `lanes` are the
+/// committed positions of its publisher.
 ///
 /// # Errors
 /// [`log::Error::Diverged`] (never); the log's and the store's own.
@@ -108,7 +109,8 @@ pub fn check<R: Rows<Error = store::Error>>(
     broker: &dyn Broker,
     (topic, partition): (Topic, u32),
     lanes: [u64; LANES],
-) -> Result<(), Error> {
+    accepted: &[Gap],
+) -> Result<Option<Gap>, Error> {
     let position = position(rows)?;
     let bounds = broker.bounds(topic, partition)?;
     let name = || format!("{}/{partition}", topic.name());
@@ -122,17 +124,21 @@ pub fn check<R: Rows<Error = store::Error>>(
             bounds.end
         ));
     }
-    if next == 0 && bounds.start > 0 && lanes != [0; LANES] {
+    if next < bounds.start && !position.knows(lanes) {
+        // What the lost records had brought is told already; a state without it tells it again.
         return diverged(format!(
-            "the state of {} is empty here and cannot be rebuilt: the log begins at offset {}. \
-             Copy its folder of state from another instance; or begin anew, with a new \
-             kafka.group and new buckets",
+            "the state of {} is behind what was published from it, and cannot be rebuilt: the log \
+             begins at offset {}. Copy its folder of state from another instance; or begin anew, \
+             with a new kafka.group and new buckets",
             name(),
             bounds.start
         ));
     }
     if next < bounds.start {
         let gap = Gap { input: (topic, partition), from: next, to: bounds.start };
+        if accepted.contains(&gap) {
+            return Ok(Some(gap));
+        }
         return diverged(format!(
             "records {next} to {} of {} are gone before they were applied. Copy the folder of \
              its state from an instance that applied them; or accept the gap: \
@@ -141,10 +147,10 @@ pub fn check<R: Rows<Error = store::Error>>(
             name(),
         ));
     }
-    let Some(row) = rows.get(&key::single(Table::Applied))? else { return Ok(()) };
+    let Some(row) = rows.get(&key::single(Table::Applied))? else { return Ok(None) };
     let Some(applied) = Applied::decode(&row) else { return Err(damaged("applied")) };
     if applied.offset < bounds.start {
-        return Ok(());
+        return Ok(None);
     }
     let limits = ReadLimits { records: 1, bytes: 1 };
     let found = broker.read(topic, partition, applied.offset, limits)?;
@@ -152,7 +158,7 @@ pub fn check<R: Rows<Error = store::Error>>(
         .first()
         .map(|record| Applied::new(record.offset, record.append_time_ms, &record.value));
     if found == Some(applied) {
-        return Ok(());
+        return Ok(None);
     }
     diverged(format!(
         "topic {}, partition {partition}, was recreated or truncated: offset {} holds another \
@@ -182,7 +188,7 @@ mod tests {
         let gap = Gap { input: (Topic::Traces, 3), from: 1_000, to: 2_000 };
         assert_eq!(gap.to_string(), "traces/3@1000..2000");
         assert_eq!(Gap::parse(&gap.to_string()), Some(gap));
-        for wrong in ["", "traces/3", "traces@1..2", "traces/3@2..2", "catalog/0@1..2", "a/b@c..d"] {
+        for wrong in ["", "traces/3", "traces@1..2", "traces/3@2..2", "catalog/0@1..2", "a/b@c"] {
             assert_eq!(Gap::parse(wrong), None, "{wrong}");
         }
     }

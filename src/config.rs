@@ -157,9 +157,14 @@ impl Config {
         let passphrase = raw.keys.passphrase_file.text();
         let partitions = reader.integer("partitions", &raw.partitions, 0, PARTITIONS_MAX);
         let view_days = reader.integer("view_days", &raw.view_days, 1, 90);
-        let wanted = Wanted { partitions, view_days, data: &data };
-        let (log, accept_gaps) =
-            cluster::build(&mut reader, &raw.log.text(), &raw.kafka, &wanted);
+        let wanted = Wanted {
+            partitions,
+            view_days,
+            data: &data,
+            own_objects: raw.objects.url.text().is_empty(),
+            own_keys: raw.keys.dir.text().is_empty(),
+        };
+        let (log, accept_gaps) = cluster::build(&mut reader, &raw.log.text(), &raw.kafka, &wanted);
         let catalog = catalog(&mut reader, &raw, partitions, layers.dev);
         let warnings = reader.warnings();
         let effective = reader.effective();

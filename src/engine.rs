@@ -1,8 +1,8 @@
 //! The engine: broker, stores, workers and outboxes of one instance, put together.
 //!
 //! The broker assigns partitions. For each one of `traces` there is a record worker, its outbox and
-//! its indexer; for each one of `files` a digest worker and its outbox. Each runs on a thread of its
-//! own and takes one step at a time; they share nothing but rows, lane positions and wake-ups.
+//! its indexer; for each one of `files` a digest worker and its outbox. Each runs on a thread of
+//! its own and takes one step at a time; they share nothing but rows, lane positions and wake-ups.
 //! Partitions come and go while others run; embedded, all come at the start and stay.
 //!
 //! **Invariant:** a loop that cannot go on says so in [`Engine::problems`] and stops; it never
@@ -14,6 +14,7 @@
 mod assignment;
 pub mod backend;
 pub mod catalogs;
+mod gapped;
 pub mod partition;
 mod running;
 mod slot;
@@ -27,6 +28,7 @@ use trailproof_topology::catalog::Catalog;
 use trailproof_topology::effect::Topic;
 use trailproof_topology::sign::Sign;
 
+use crate::applied::Gap;
 use crate::log::broker::{Broker, Membership, Partitions};
 use crate::memory_budget::MemoryBudget;
 use crate::metrics::Metrics;
@@ -56,6 +58,8 @@ pub struct Settings {
     pub catalog: Catalog,
     /// Days that the view keeps.
     pub view_days: u16,
+    /// Records that are gone before they were applied, and are given up.
+    pub accept_gaps: Vec<Gap>,
     /// Block cache and write buffers of all databases.
     pub memory: MemoryBudget,
     /// Where trace files and digests go.
@@ -102,6 +106,7 @@ impl Engine {
             state: settings.state,
             store_options: rocks::Options::new(settings.memory, inputs as usize),
             view_days: settings.view_days,
+            accept_gaps: settings.accept_gaps,
             objects: settings.objects,
             signer: settings.signer,
             metrics: Arc::clone(&settings.metrics),

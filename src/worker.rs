@@ -323,7 +323,8 @@ where
             stage.apply(&Input { offset: record.offset, append_time_ms, body }, batch);
         }
         stage.finish(batch);
-        if let Some(last) = self.records.last() {
+        // A gap is no record that could be read again.
+        if let Some(last) = self.records.last().filter(|last| last.kind != Kind::Gap) {
             batch.changes.put(key::single(Table::Applied), Applied::of(&last).encode());
         }
     }

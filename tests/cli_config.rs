@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use trailproof::config::{Config, DEFAULTS, DEV_ACCOUNT, DEV_PROJECT, Layers, Objects};
+use trailproof::config::{
+    Config, DEFAULTS, DEV_ACCOUNT, DEV_PROJECT, Layers, LogSettings, Objects,
+};
 use trailproof::object::s3::Encryption;
 use trailproof_topology::catalog::{Compression, TrackerKind};
 
@@ -81,6 +83,69 @@ fn later_layers_win() {
 }
 
 #[test]
+fn every_option_of_librdkafka_passes_through_all_layers() {
+    let (_file, mut layers) = file(
+        "log = \"kafka\"\n[kafka]\nbrokers = \"a:9092\"\nsession.timeout.ms = 9000\n\
+         sasl.username = \"file\"\n\"group.protocol\" = \"classic\"\n",
+    );
+    layers.env = vec![
+        ("TRAILPROOF_KAFKA__SECURITY__PROTOCOL".to_owned(), "sasl_ssl".to_owned()),
+        ("TRAILPROOF_KAFKA__SASL__PASSWORD".to_owned(), "hush".to_owned()),
+        ("TRAILPROOF_KAFKA__ACCEPT_GAP".to_owned(), "traces/3@1000..2000".to_owned()),
+    ];
+    layers.set = vec!["kafka.sasl.username=me".to_owned(), "kafka.group=auditors".to_owned()];
+    let config = Config::load(&layers).unwrap();
+    let LogSettings::Kafka(options) = &config.log else { panic!("a cluster") };
+    assert_eq!((options.brokers.as_str(), options.group.as_str()), ("a:9092", "auditors"));
+    assert_eq!((options.traces_partitions, options.files_partitions), (0, 0));
+    assert_eq!(options.view, Duration::from_secs(7 * 86_400));
+    let passed: Vec<(&str, &str)> =
+        options.passed.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let expect = [
+        ("group.protocol", "classic"),
+        ("sasl.password", "hush"),
+        ("sasl.username", "me"),
+        ("security.protocol", "sasl_ssl"),
+        ("session.timeout.ms", "9000"),
+    ];
+    assert_eq!(passed, expect);
+    assert_eq!(config.accept_gaps[0].to_string(), "traces/3@1000..2000");
+    let shown = |key: &str| {
+        let found = config.effective.iter().find(|(own, ..)| own == key).unwrap();
+        (found.1.as_str(), found.2.as_str())
+    };
+    assert_eq!(shown("kafka.sasl.password"), ("***", "TRAILPROOF_KAFKA__SASL__PASSWORD"));
+    assert_eq!(shown("kafka.sasl.username"), ("me", "--set"));
+    assert_eq!(shown("kafka.group"), ("auditors", "--set"));
+    assert_eq!(shown("kafka.downtime"), ("7d", "the defaults"));
+    assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
+    assert!(!format!("{config:?}").contains("hush"));
+}
+
+#[test]
+fn a_cluster_that_cannot_be_is_refused() {
+    check(
+        &["log=kafka", "kafka.acks=1", "kafka.linger=5", "kafka.accept_gap=traces@1..2"],
+        &[
+            "kafka.accept_gap: \"traces@1..2\" is no gap: write traces/3@1000..2000, as the error \
+             names it (from --set)",
+            "kafka.brokers: it is empty; give host:port of one or more brokers (from the defaults)",
+            "kafka.acks: it cannot be changed: every append waits for all in-sync replicas; set \
+             min.insync.replicas on the topics (from --set)",
+            "kafka.linger: No such configuration property: \"linger\"; see librdkafka's \
+             CONFIGURATION.md (from --set)",
+        ],
+    );
+    check(
+        &["log=kafka", "kafka.brokers=a:1", "kafka.replication=many", "kafka.downtime=5m"],
+        &[
+            "kafka.downtime: is not from 1h to 365d (from --set)",
+            "kafka.replication: it is 1 to 32767, or -1 for the cluster's default (from --set)",
+        ],
+    );
+}
+
+#[test]
 fn an_address_that_others_can_reach_is_refused() {
     check(
         &["listen=0.0.0.0:8473"],
@@ -97,12 +162,12 @@ fn an_address_that_others_can_reach_is_refused() {
 #[test]
 fn every_problem_is_listed_at_once() {
     check(
-        &["cycel=5s", "http.querys_max=3", "cycle=5 parsecs", "partitions=65", "log=kafka"],
+        &["cycel=5s", "http.querys_max=3", "cycle=5 parsecs", "partitions=65", "log=disk"],
         &[
             "cycel: no such key, did you mean cycle? (from --set)",
             "http.querys_max: no such key, did you mean queries_max? (from --set)",
-            "log: \"kafka\" is no log: only \"embedded\" exists so far (from --set)",
             "partitions: \"65\" is no whole number from 0 to 64 (from --set)",
+            "log: \"disk\" is no log: there are \"embedded\" and \"kafka\" (from --set)",
             "cycle: \"5 parsecs\" is no duration: write a number and ms, s, m, h or d, as in 5m \
              (from --set)",
         ],

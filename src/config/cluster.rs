@@ -18,11 +18,27 @@ pub enum LogSettings {
     Kafka(Box<Options>),
 }
 
-/// What is asked of the topics, besides.
+/// What is asked of the topics, and what instances share besides.
 pub(super) struct Wanted<'a> {
     pub(super) partitions: u64,
     pub(super) view_days: u64,
     pub(super) data: &'a Path,
+    pub(super) own_objects: bool,
+    pub(super) own_keys: bool,
+}
+
+/// Names what several instances would have to share.
+fn warn(reader: &mut Reader, wanted: &Wanted<'_>) {
+    if wanted.own_objects {
+        let text = "objects are in this instance's data folder: with log = \"kafka\", several \
+                    instances need one place, objects.url = \"s3://bucket/prefix\"";
+        reader.warn(text.to_owned());
+    }
+    if wanted.own_keys {
+        let text = "the signing keys are in this instance's data folder: several instances need \
+                    copies of the same keys; name their folder in keys.dir";
+        reader.warn(text.to_owned());
+    }
 }
 
 /// Reads `log` and table `kafka`.
@@ -42,6 +58,7 @@ pub(super) fn build(
             (LogSettings::Embedded, gaps)
         }
         "kafka" => {
+            warn(reader, wanted);
             let options = options(reader, raw, wanted);
             for wrong in options.check().err().unwrap_or_default() {
                 reader.problem(&wrong.key, wrong.reason);
@@ -61,7 +78,6 @@ fn options(reader: &mut Reader, raw: &RawKafka, wanted: &Wanted<'_>) -> Options 
     let replication = raw.replication.text();
     let mut options = Options::new(&raw.brokers.text(), wanted.data.to_owned());
     options.group = raw.group.text();
-    options.prefix = raw.prefix.text();
     options.instance = raw.instance.text();
     // What is no number is refused with the others that are out of bounds.
     options.replication = replication.parse().unwrap_or(0);

@@ -9,10 +9,11 @@ use trailproof_topology::digest_stage::{DigestSetup, DigestStage};
 use trailproof_topology::effect::Topic;
 use trailproof_topology::input::Offset;
 
+use super::gapped::Gapped;
 use super::partition::{self, Parts, RecordParts, outbox_fault, worker_fault};
 use super::slot::{Context, Slot};
 use super::threads::{Fault, Threads};
-use crate::applied;
+use crate::applied::{self, Gap};
 use crate::log::broker::ReadLimits;
 use crate::log::{self, Retry};
 use crate::outbox::{Limits, Outbox};
@@ -41,6 +42,8 @@ pub(super) struct Running {
     pub(super) target: Offset,
     store: Arc<RocksStore>,
     published: Published,
+    /// A gap that it goes on behind.
+    gap: Option<Gap>,
 }
 
 impl Running {
@@ -57,8 +60,14 @@ impl Running {
             Outbox::open(publisher, Arc::clone(&store), objects, Arc::clone(&progress), limits)
                 .map_err(|error| outbox_fault(&error))?
                 .with_gate(slot.gate());
-        applied::check(&store.snapshot(), &*context.broker, slot.input, progress.committed())
-            .map_err(|error| worker_fault(&error))?;
+        let gap = applied::check(
+            &store.snapshot(),
+            &*context.broker,
+            slot.input,
+            progress.committed(),
+            &context.accept_gaps,
+        )
+        .map_err(|error| worker_fault(&error))?;
         let target = context.broker.bounds(topic, partition).map_err(log_fault)?.end;
         let running = Self {
             threads: Arc::new(Threads::new(Arc::clone(&context.metrics))),
@@ -66,9 +75,17 @@ impl Running {
             target,
             store: Arc::clone(&store),
             published: Published::default(),
+            gap,
         };
         let catalogs = context.history.lookup();
         let log = context.broker.reader(topic, partition).map_err(log_fault)?;
+        let log = match gap {
+            None => log,
+            Some(gap) => {
+                tracing::warn!(job = slot.name, %gap, "goes on behind an accepted gap");
+                Box::new(Gapped { inner: log, gap })
+            }
+        };
         let parts = Parts { partition, store, catalogs, log, outbox, progress };
         let started = running.start_jobs(topic, parts, context);
         if let Err(error) = started {
@@ -95,9 +112,17 @@ impl Running {
 
     /// Looks after the partition until it is to stop, or another owner took it.
     pub(super) fn attend(&self, slot: &Slot, context: &Context) {
+        let mut gap = self.gap;
         let mut seen = (0, 0);
         let mut restored = false;
         loop {
+            if gap.is_some_and(|gap| self.progress.applied() >= gap.to) {
+                // A state from before the gap would be of no use once more is gone.
+                if let Err(error) = self.store.flush() {
+                    tracing::warn!(job = slot.name, %error, "the state was not flushed");
+                }
+                gap = None;
+            }
             if !restored && self.is_restored(slot, context, &mut seen) {
                 restored = true;
                 let (topic, partition) = slot.input;

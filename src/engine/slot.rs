@@ -15,6 +15,7 @@ use trailproof_topology::sign::Sign;
 use super::catalogs::CatalogHistory;
 use super::running::Running;
 use super::threads::{Fault, PAUSE_MAX, PAUSE_MIN, Threads};
+use crate::applied::Gap;
 use crate::log::Retry;
 use crate::log::broker::{Broker, Owner};
 use crate::metrics::Metrics;
@@ -42,6 +43,7 @@ pub(super) struct Context {
     pub(super) state: PathBuf,
     pub(super) store_options: rocks::Options,
     pub(super) view_days: u16,
+    pub(super) accept_gaps: Vec<Gap>,
     pub(super) objects: Arc<dyn ObjectStore>,
     pub(super) signer: Arc<dyn Sign>,
     pub(super) metrics: Arc<Metrics>,

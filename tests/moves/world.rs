@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use trailproof::api::backend::{Backend, Order, PageQuery, Period, Selection};
+use trailproof::applied::Gap;
 use trailproof::config::{Config, DEV_ACCOUNT, Layers};
 use trailproof::engine::{Engine, Settings};
 use trailproof::log::broker::StoredRecord;
@@ -31,6 +32,7 @@ pub(crate) struct World {
     pub(crate) folder: TempDir,
     pub(crate) objects: Arc<dyn ObjectStore>,
     pub(crate) catalog: Catalog,
+    pub(crate) accept_gaps: Vec<Gap>,
     clock: Arc<AtomicI64>,
     made: u64,
 }
@@ -72,7 +74,8 @@ impl World {
         let layers = Layers { dev: true, file: Some(file), ..Layers::default() };
         let catalog = Config::load(&layers).unwrap().catalog;
         let objects = Arc::new(DirectoryStore::open(&folder.path().join("objects")).unwrap());
-        Self { hub: Hub::new(log), folder, objects, catalog, clock, made: 0 }
+        let (hub, accept_gaps) = (Hub::new(log), Vec::new());
+        Self { hub, folder, objects, catalog, accept_gaps, clock, made: 0 }
     }
 
     /// Starts an instance that has no partition yet.
@@ -82,6 +85,7 @@ impl World {
             state: self.folder.path().join(format!("state-{instance}")),
             catalog: self.catalog.clone(),
             view_days: 7,
+            accept_gaps: self.accept_gaps.clone(),
             memory: MemoryBudget::new(8 << 20, 8 << 20),
             objects: Arc::clone(&self.objects),
             signer: Arc::new(FakeSigner),
@@ -129,6 +133,17 @@ impl World {
             }
         }
         files
+    }
+
+    /// Records that were told of as lost, as partition 0 of `files` has it.
+    pub(crate) fn lost(&self) -> u64 {
+        let records = self.records(Topic::Files, 0);
+        let closed =
+            records.iter().filter_map(|record| match serde_json::from_slice(&record.value) {
+                Ok(FilesRecord::Closed(closed)) => Some(closed.lost),
+                _ => None,
+            });
+        closed.sum()
     }
 
     fn records(&self, topic: Topic, partition: u32) -> Vec<StoredRecord> {
