@@ -198,10 +198,14 @@ impl Engine {
         failure.map_or(Ok(()), Err)
     }
 
-    fn end(&self) {
-        // Leaving revokes what is still here, so others can go on with it at once.
+    /// Leaves the group: what is still here is revoked, so that others can go on with it at once.
+    pub fn leave(&self) {
         let membership = self.membership.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(membership);
+    }
+
+    fn end(&self) {
+        self.leave();
         if !self.assignment.end(STOP_BUDGET) {
             tracing::error!("a partition has not stopped; the log has its records all the same");
         }

@@ -1,8 +1,9 @@
 //! The log port: partitions of records that only grow.
 //!
 //! A worker polls one partition with [`Log`]; what leaves the engine is appended with
-//! [`Publisher`], atomically with the lane positions it makes true. [`broker`] is the whole log, with
-//! all its topics. The adapters are `embedded` (RocksDB inside the process) and the simulator's.
+//! [`Publisher`], atomically with the lane positions it makes true. [`broker`] is the whole log,
+//! with all its topics. The adapters are `embedded` (RocksDB inside the process), `kafka` and the
+//! simulator's.
 //!
 //! **Invariant:** an append that was answered is durable; one that failed is *unknown*, not absent.
 

@@ -58,8 +58,6 @@ metrics! {
         "Records in the log that are not applied yet, by partition.";
     PARTITIONS, Gauge, "trailproof_assigned_partitions",
         "Partitions that this instance runs, by topic.";
-    REBALANCES, Gauge, "trailproof_rebalances",
-        "Times that partitions came or went since the start.";
     INGEST_TRACES, Counter, "trailproof_ingest_traces_total",
         "Traces taken in over HTTP, by outcome.";
     INGEST_BYTES, Counter, "trailproof_ingest_bytes_total", "Bytes of traces taken in over HTTP.";

@@ -231,6 +231,12 @@ pub trait Backend: Send + Sync + 'static {
     /// [`Error::Unavailable`], [`Error::DiskFull`].
     fn append(&self, records: &[(u32, Vec<&[u8]>)]) -> Result<(), Error>;
 
+    /// The partition of topic `traces` that an account's records go to, so that resends meet.
+    fn partition_of(&self, account: &str) -> u32 {
+        let partitions = u64::from(self.catalog().traces_partitions.max(1));
+        (xxhash_rust::xxh3::xxh3_64(account.as_bytes()) % partitions) as u32
+    }
+
     /// The catalog in force.
     fn catalog(&self) -> Arc<Catalog>;
 

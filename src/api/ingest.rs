@@ -17,8 +17,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use trailproof_topology::catalog::Catalog;
 use trailproof_topology::trace::{self, Reason};
-use xxhash_rust::xxh3::xxh3_64;
 
+use super::backend::Backend;
 use super::error::{ApiError, ApiResult};
 use super::split::{Form, split};
 use super::{BODY_BYTES_MAX, Shared, TURN};
@@ -127,7 +127,7 @@ fn take_in(
 ) -> ApiResult<Outcome> {
     let elements = split(body, form).map_err(ApiError::bad_body)?;
     let catalog = shared.backend.catalog();
-    let (records, outcome) = check(&elements, &catalog);
+    let (records, outcome) = check(&elements, &catalog, &*shared.backend);
     // Waiting for the disk needs no core.
     drop(turn);
     if !records.is_empty() {
@@ -145,9 +145,12 @@ fn take_in(
 type Records<'a> = Vec<(u32, Vec<&'a [u8]>)>;
 
 /// Parses each element and finds its partition: that of its account, so that resends meet.
-fn check<'a>(elements: &[&'a [u8]], catalog: &Catalog) -> (Records<'a>, Outcome) {
-    let partitions = u64::from(catalog.traces_partitions.max(1));
-    let partition_of = |account: &str| (xxh3_64(account.as_bytes()) % partitions) as u32;
+fn check<'a>(
+    elements: &[&'a [u8]],
+    catalog: &Catalog,
+    backend: &dyn Backend,
+) -> (Records<'a>, Outcome) {
+    let partition_of = |account: &str| backend.partition_of(account);
     let mut records: BTreeMap<u32, Vec<&'a [u8]>> = BTreeMap::new();
     let mut outcome = Outcome::default();
     // Neighbours mostly have the same account: the last one that is known, and its partition.

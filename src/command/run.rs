@@ -138,6 +138,7 @@ fn serve(
         })?;
         let address = listener.local_addr().unwrap_or(config.listen);
         greet(config, fresh, &engine, address);
+        let leaving = Arc::clone(&engine);
         let shared = Shared::new(
             engine,
             clock::system(),
@@ -146,8 +147,27 @@ fn serve(
             config.memory.ingest,
         )
         .with_public_keys(public_keys(config));
+        let left = leave_early(config, leaving, asked.clone());
         server::serve(listener, api::app(shared), config.http, metrics, asked).await;
+        // Nothing is left to do where it failed: the engine leaves again when it stops.
+        let _ended = left.await;
         Ok(())
+    })
+}
+
+/// Leaves the group as soon as the server is to stop, so that other instances go on with its
+/// partitions while open requests still finish here. Embedded, nobody else could.
+fn leave_early(
+    config: &Config,
+    engine: Arc<Engine>,
+    mut asked: shutdown::Shutdown,
+) -> tokio::task::JoinHandle<()> {
+    let cluster = matches!(config.log, LogSettings::Kafka(_));
+    tokio::spawn(async move {
+        asked.wait().await;
+        if cluster {
+            let _ended = tokio::task::spawn_blocking(move || engine.leave()).await;
+        }
     })
 }
 

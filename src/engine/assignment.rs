@@ -27,7 +27,6 @@ struct Slots {
     assigned: BTreeMap<Input, Arc<Slot>>,
     /// Revoked, and not done when last looked at.
     leaving: Vec<Arc<Slot>>,
-    rebalances: u64,
 }
 
 impl Assignment {
@@ -67,11 +66,6 @@ impl Assignment {
         self.locked().assigned.keys().filter(|(own, _)| *own == topic).count()
     }
 
-    /// Times that partitions came or went.
-    pub(super) fn rebalances(&self) -> u64 {
-        self.locked().rebalances
-    }
-
     /// Waits until every partition is restored or has a problem, at the longest `timeout`.
     pub(super) fn wait_settled(&self, timeout: Duration) {
         let until = Instant::now() + timeout;
@@ -93,7 +87,6 @@ impl Assignment {
 impl Partitions for Assignment {
     fn assigned(&self, partitions: &[(Topic, u32)]) {
         let mut slots = self.locked();
-        slots.rebalances += 1;
         slots.leaving.retain(|slot| !slot.wait_done(Instant::now()));
         for input in partitions {
             if slots.assigned.contains_key(input) {
@@ -107,7 +100,6 @@ impl Partitions for Assignment {
 
     fn revoked(&self, partitions: &[(Topic, u32)], lost: bool) {
         let mut slots = self.locked();
-        slots.rebalances += 1;
         let gone: Vec<Arc<Slot>> =
             partitions.iter().filter_map(|input| slots.assigned.remove(input)).collect();
         slots.leaving.extend(gone.iter().cloned());

@@ -27,6 +27,10 @@ impl Backend for Engine {
         self.broker().append(records).map_err(of_log)
     }
 
+    fn partition_of(&self, account: &str) -> u32 {
+        self.broker().partition_of(Topic::Traces, account.as_bytes())
+    }
+
     fn catalog(&self) -> Arc<Catalog> {
         Self::catalog(self)
     }
@@ -159,7 +163,11 @@ impl Backend for Engine {
     }
 
     fn measure(&self, metrics: &Metrics) {
-        for (partition, lag) in self.lag().unwrap_or_default() {
+        let here = self.lag().unwrap_or_default();
+        for partition in 0..self.broker().partitions(Topic::Traces) {
+            // What has moved away lags where it is now.
+            let own = here.iter().find(|(own, _)| *own == partition);
+            let lag = own.map_or(0, |(_, lag)| *lag);
             let partition = partition.to_string();
             let labels: [(&'static str, &str); 1] = [("partition", &partition)];
             metrics.gauge(metrics::INPUT_LAG, &labels).set(lag as f64);
@@ -168,7 +176,6 @@ impl Backend for Engine {
             let count = self.assignment.count(topic);
             metrics.gauge(metrics::PARTITIONS, &[("topic", topic.name())]).set(count as f64);
         }
-        metrics.gauge(metrics::REBALANCES, &[]).set(self.assignment.rebalances() as f64);
     }
 }
 

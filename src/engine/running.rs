@@ -31,9 +31,6 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Looks at the same position after which the log itself is asked for more.
 const STILL_LOOKS: u32 = 25;
 
-/// Offsets at the end of a log that may hold no record: a log's own marks.
-const HOLES_MAX: Offset = 1_024;
-
 /// A partition that runs.
 pub(super) struct Running {
     pub(super) threads: Arc<Threads>,
@@ -154,7 +151,6 @@ impl Running {
         let (topic, partition) = slot.input;
         let limits = ReadLimits { records: 1, bytes: 1 };
         seen.1 % STILL_LOOKS == STILL_LOOKS - 1
-            && self.target - applied <= HOLES_MAX
             && context
                 .broker
                 .read(topic, partition, applied, limits)
