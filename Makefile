@@ -12,7 +12,7 @@ CARGO_TARGET_DIR ?= target
 DATA ?= ./trailproof-data
 LISTEN ?= 127.0.0.1:8473
 
-.PHONY: help setup build run test bench fmt lint check clean-data
+.PHONY: help setup build run test kafka bench fmt lint check clean-data
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,9 @@ run: build ## build, then run the main job: one folder ($(DATA)), short cycles, 
 test: setup ## every test: Rust, then the independent checks in Python
 	$(CARGO) test --release --workspace --locked
 	.ci/independent
+
+kafka: setup ## a scratch Apache Kafka on free ports, in the foreground, until Ctrl-C
+	@.ci/kafka run
 
 bench: setup ## the benchmarks: a table, and target/bench.json
 	.ci/bench

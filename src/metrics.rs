@@ -76,6 +76,10 @@ metrics! {
     DIGESTS, Counter, "trailproof_digests_total", "Digests put.";
     DELIVERY_PENDING, Gauge, "trailproof_delivery_pending", "Effects not delivered, by lane.";
     NOTIFICATIONS, Counter, "trailproof_notifications_total", "Notifications published.";
+    KAFKA_REBALANCES, Counter, "trailproof_kafka_rebalances_total",
+        "Decisions of the consumer group that this instance followed.";
+    KAFKA_TRANSACTION_SECONDS, Histogram, "trailproof_kafka_transaction_seconds",
+        "Time of a transaction, from its beginning to its commit or abort.";
     INVARIANT_VIOLATIONS, Counter, "trailproof_invariant_violations_total",
         "Broken invariants, by id.";
     RESIDENT_BYTES, Gauge, "process_resident_memory_bytes", "Resident memory.";

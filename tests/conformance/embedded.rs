@@ -58,8 +58,13 @@ impl Factory for Embedded {
         self.log.publisher(owner).unwrap()
     }
 
-    fn set_clock(&self, now_ms: i64) {
+    fn end(&self, partition: u32) -> u64 {
+        self.log.bounds(Topic::Traces, partition).unwrap().end
+    }
+
+    fn set_clock(&self, now_ms: i64) -> bool {
         self.clock.store(now_ms, Ordering::SeqCst);
+        true
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
+use trailproof_topology::effect::Topic;
 
 /// Options of librdkafka that cannot be passed through, and what to do instead.
 const FIXED: &[(&str, &str)] = &[
@@ -65,6 +66,8 @@ pub struct Options {
     pub brokers: String,
     /// The consumer group that shares the partitions. Key `kafka.group`.
     pub group: String,
+    /// What the names of all topics begin with; empty: nothing. Key `kafka.prefix`.
+    pub prefix: String,
     /// This instance's lasting name in the group. Empty: one is made and kept in `data`. Key
     /// `kafka.instance`.
     pub instance: String,
@@ -111,6 +114,7 @@ impl Options {
         Self {
             brokers: brokers.to_owned(),
             group: "trailproof".to_owned(),
+            prefix: String::new(),
             instance: String::new(),
             replication: -1,
             downtime: WEEK,
@@ -134,7 +138,11 @@ impl Options {
         if self.brokers.trim().is_empty() {
             bad("brokers", "it is empty; give host:port of one or more brokers");
         }
-        for (name, text, least) in [("group", &self.group, 1), ("instance", &self.instance, 0)] {
+        for (name, text, least) in [
+            ("group", &self.group, 1),
+            ("prefix", &self.prefix, 0),
+            ("instance", &self.instance, 0),
+        ] {
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
             if text.len() < least || text.len() > 120 || !text.bytes().all(plain) {
                 bad(name, "it has 1 to 120 letters, digits, dots, - and _");
@@ -163,6 +171,7 @@ impl Options {
         let own = [
             ("brokers", self.brokers.clone()),
             ("group", self.group.clone()),
+            ("prefix", self.prefix.clone()),
             ("instance", self.instance.clone()),
             ("replication", self.replication.to_string()),
             ("downtime", format!("{}s", self.downtime.as_secs())),
@@ -175,6 +184,12 @@ impl Options {
         own.chain(self.passed.iter().map(masked))
             .map(|(name, value)| (format!("kafka.{name}"), value))
             .collect()
+    }
+
+    /// A topic's name on the cluster.
+    #[must_use]
+    pub fn topic(&self, topic: Topic) -> String {
+        format!("{}{}", self.prefix, topic.name())
     }
 
     /// Layers a client's configuration.
@@ -283,6 +298,22 @@ impl Options {
     /// The client that creates and describes topics.
     pub(super) fn admin(&self) -> ClientConfig {
         Self::without_group(self.client(&[], &[]))
+    }
+}
+
+/// The topics' names on the cluster.
+#[derive(Clone, Debug)]
+pub(super) struct Names(Vec<String>);
+
+impl Names {
+    /// The names of these options.
+    pub(super) fn new(options: &Options) -> Self {
+        Self(Topic::ALL.into_iter().map(|topic| options.topic(topic)).collect())
+    }
+
+    /// A topic's name.
+    pub(super) fn of(&self, topic: Topic) -> &str {
+        self.0.get(topic as usize).map_or_else(|| topic.name(), String::as_str)
     }
 }
 

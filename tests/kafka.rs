@@ -1,0 +1,18 @@
+//! The log on a real Apache Kafka, which the tests start and stop.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "kafka/conformance.rs"]
+mod conformance;
+#[path = "conformance/log.rs"]
+mod log;
+#[path = "kafka/members.rs"]
+mod members;
+#[path = "kafka/reading.rs"]
+mod reading;
+#[path = "kafka/support.rs"]
+mod support;
+#[path = "kafka/topics.rs"]
+mod topics;
+#[path = "kafka/transactions.rs"]
+mod transactions;
