@@ -68,11 +68,12 @@ Examples:
   trailproof keys generate --dir /var/lib/trailproof/keys --passphrase-file /etc/trailproof/pass
   trailproof keys export --form pem > trailproof.pub.pem")]
     Keys(command::keys::Arguments),
-    /// Verify a folder of objects: offline, on a copy, with nothing but the public keys
+    /// Verify a folder or bucket of objects: offline, on a copy, with nothing but the public keys
     #[command(before_help = "\
 Examples:
   trailproof verify ./trailproof-data/objects
-  trailproof verify /mnt/copy --public-key trailproof.pub.pem --head heads.json --deep")]
+  trailproof verify /mnt/copy --public-key trailproof.pub.pem --head heads.json --deep
+  trailproof verify s3://audit/trailproof --endpoint https://s3.local --public-key keys.json")]
     Verify(command::verify::Arguments),
 }
 

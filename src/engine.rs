@@ -16,6 +16,7 @@ pub mod backend;
 pub mod catalogs;
 mod gapped;
 pub mod partition;
+mod pending;
 mod running;
 mod slot;
 pub mod threads;

@@ -166,6 +166,12 @@ where
         Ok(Self { publisher, store, objects, progress, limits, gate: Arc::default() })
     }
 
+    /// Effects of each lane that wait for delivery.
+    #[must_use]
+    pub fn backlog(&self) -> [u64; LANES] {
+        self.progress.backlog()
+    }
+
     /// Ends when this gate says so.
     #[must_use]
     pub fn with_gate(self, gate: Arc<Gate>) -> Self {

@@ -6,8 +6,10 @@ use clap::{Args, ValueEnum};
 use trailproof_topology::attribute::Attribute;
 use trailproof_topology::effect::Topic;
 
-use crate::config::{DEFAULTS, DEV_ACCOUNT, DEV_PROJECT};
+use crate::cli::Settings;
+use crate::config::{DEFAULTS, DEV_ACCOUNT, DEV_PROJECT, Objects};
 use crate::metrics::DEFINITIONS;
+use crate::object::s3::{Encryption, S3Store};
 
 use super::Failure;
 
@@ -17,6 +19,8 @@ pub(crate) struct Arguments {
     /// What to describe; everything but the configuration's defaults if left out
     #[arg(value_enum)]
     subject: Option<Subject>,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -35,6 +39,8 @@ enum Subject {
     Fields,
     /// Metrics of /metrics
     Metrics,
+    /// The object store of these settings: asks it how puts are made
+    Objects,
 }
 
 /// Prints the description.
@@ -48,6 +54,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Subject::Metrics,
     ];
     let text = match arguments.subject {
+        Some(Subject::Objects) => objects(&arguments.settings)?,
         Some(subject) => describe(subject),
         None => all.map(describe).join("\n"),
     };
@@ -64,6 +71,8 @@ fn describe(subject: Subject) -> String {
         Subject::Dev => dev(),
         Subject::Fields => fields(),
         Subject::Metrics => metrics(),
+        // It needs settings, and may fail.
+        Subject::Objects => String::new(),
     }
 }
 
@@ -93,6 +102,34 @@ DEV (trailproof run --dev; the account is also there when no other is configured
   region   local · cycle 10s · digest_interval 60s · http://127.0.0.1:8473
 "
     )
+}
+
+/// Where objects go, and how the store there creates them.
+fn objects(settings: &Settings) -> Result<String, Failure> {
+    let config = settings.load()?;
+    let place = &config.objects;
+    let Objects::S3(s3) = place else {
+        return Ok(format!("OBJECTS\n  place    {place}\n  puts     linked into place\n"));
+    };
+    let failed = |error| Failure::because("cannot open the object store", &error);
+    let creation = S3Store::read(s3, None).and_then(|store| store.creation()).map_err(failed)?;
+    let encryption = match &s3.encryption {
+        None => "as the bucket has it".to_owned(),
+        Some(Encryption::Store) => "AES256".to_owned(),
+        Some(Encryption::Kms(None)) => "aws:kms".to_owned(),
+        Some(Encryption::Kms(Some(key))) => format!("aws:kms with {key}"),
+    };
+    let endpoint = s3.endpoint.as_deref().unwrap_or("AWS");
+    let style = if s3.path_style { "path" } else { "host's name" };
+    Ok(format!(
+        "\
+OBJECTS
+  place    {place}
+  endpoint {endpoint}, bucket in the {style}
+  puts     {creation}
+  at rest  {encryption}
+"
+    ))
 }
 
 const TABLES: &str = "\

@@ -10,6 +10,7 @@ use trailproof_topology::stage::Stage;
 use trailproof_topology::state::Changes;
 use trailproof_topology::trace::Reason;
 
+use super::pending::Pending;
 use super::threads::{Bell, Fault, Job, Threads};
 use crate::indexer::{Backlog, Indexer};
 use crate::log::{self, Log, Publisher};
@@ -77,7 +78,7 @@ pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std
     };
     threads.start(format!("record-{partition}"), job)?;
     let metrics = Arc::clone(threads.metrics());
-    let job = OutboxJob { outbox, bell: delivery, metrics, objects: metrics::FILES_SEALED };
+    let job = OutboxJob::new(outbox, delivery, metrics, metrics::FILES_SEALED);
     threads.start(format!("record-{partition}-outbox"), job)?;
     let job = UpkeepJob {
         expired_before: 0,
@@ -106,7 +107,7 @@ where
     let job = WorkerJob { worker, bells, committed: Box::new(|_: &mut S, _: &Changes| ()) };
     threads.start(format!("digest-{partition}"), job)?;
     let metrics = Arc::clone(threads.metrics());
-    let job = OutboxJob { outbox, bell: delivery, metrics, objects: metrics::DIGESTS };
+    let job = OutboxJob::new(outbox, delivery, metrics, metrics::DIGESTS);
     threads.start(format!("digest-{partition}-outbox"), job)
 }
 
@@ -142,6 +143,7 @@ struct OutboxJob {
     metrics: Arc<Metrics>,
     /// What its objects are counted as.
     objects: &'static str,
+    pending: Pending,
 }
 
 impl Job for OutboxJob {
@@ -157,6 +159,7 @@ impl Job for OutboxJob {
                 Err(error) => fault = Some(outbox_fault(&error)),
             }
         }
+        self.pending.tell(self.outbox.backlog());
         fault.map_or(Ok(more), Err)
     }
 
@@ -166,6 +169,16 @@ impl Job for OutboxJob {
 }
 
 impl OutboxJob {
+    fn new(
+        outbox: PartitionOutbox,
+        bell: Arc<Bell>,
+        metrics: Arc<Metrics>,
+        objects: &'static str,
+    ) -> Self {
+        let pending = Pending::new(Arc::clone(&metrics), objects == metrics::FILES_SEALED);
+        Self { outbox, bell, metrics, objects, pending }
+    }
+
     fn count(&self, delivered: &Delivered) {
         if delivered.objects > 0 {
             let objects = delivered.objects as u64;

@@ -1,6 +1,7 @@
 """A running `trailproof run --dev` in a scratch folder."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -37,7 +38,7 @@ def free_port():
 class Server:
     """Starts at once; `with` ends it. Its log goes to a file beside the data."""
 
-    def __init__(self, binary, home, *settings):
+    def __init__(self, binary, home, *settings, environment=None):
         self.binary, self.data = str(binary), Path(home, "data")
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -48,7 +49,8 @@ class Server:
             command += ["--set", setting]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**os.environ, **(environment or {})},
             )
 
     def __enter__(self):

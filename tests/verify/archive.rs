@@ -12,6 +12,7 @@ use flate2::write::GzEncoder;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use trailproof::keys::public::{PublicKeys, ed25519_info};
+use trailproof::object::directory::DirectoryStore;
 use trailproof::signer::Signer;
 use trailproof::verify::{Heads, Options, Report, Target, verify};
 use trailproof_topology::catalog::{Account, Catalog, Compression, Project, Tracker, TrackerKind};
@@ -402,17 +403,34 @@ pub(crate) fn verify_at(root: &Path, deep: bool, heads: Option<&Heads>) -> (Repo
     let mut keys = PublicKeys::default();
     assert!(keys.add_der(signer().rsa_info()));
     assert!(keys.add_der(&ed25519_info(&signer().ed25519_public())));
-    let options = Options {
-        target: Target::Folder(root),
-        keys: &keys,
-        keys_from: "the test".to_owned(),
-        deep,
-        heads,
-        threads: 2,
-        now_ms: START + 100 * INTERVAL,
-        progress: &|_| (),
+    let by_port = DirectoryStore::read(root).unwrap();
+    let name = root.display().to_string();
+    let through_the_port = Target::Store { name: &name, objects: &by_port };
+    let report = |target| {
+        let options = Options {
+            target,
+            keys: &keys,
+            keys_from: "the test".to_owned(),
+            deep,
+            heads,
+            threads: 2,
+            now_ms: START + 100 * INTERVAL,
+            progress: &|_| (),
+        };
+        verify(&options)
     };
-    verify(&options).unwrap()
+    let on_disk = report(Target::Folder(root)).unwrap();
+    // What a bucket would show is what the folder shows, but for what no bucket can hold.
+    if let Ok((seen, _)) = report(through_the_port) {
+        let own = |report: &Report| {
+            let all = report.findings.iter();
+            let all = all.filter(|finding| !finding.text.contains("nothing that belongs"));
+            all.map(|finding| format!("{finding:?}")).collect::<Vec<_>>()
+        };
+        assert_eq!(own(&seen), own(&on_disk.0));
+        assert_eq!((seen.files, seen.traces), (on_disk.0.files, on_disk.0.traces));
+    }
+    on_disk
 }
 
 pub(crate) fn gzip(content: &[u8]) -> Vec<u8> {
