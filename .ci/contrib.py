@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Checks what the Compose schema does not: that docker-compose.yml names only what exists, pins what
-it pulls and publishes nothing but to loopback; and that Prometheus' and Grafana's files are what they
-should be. Run by .ci/contrib."""
+"""Checks what the Compose schema does not; run by .ci/contrib.
+
+That docker-compose.yml names only what exists, pins what it pulls and publishes nothing but to
+loopback; that the files of Prometheus and Grafana are what they should be.
+"""
 
 import json
 import sys
