@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """The program on S3: run against moto, read back with boto3, checked, broken and verified.
 
-Runs in the environment that .ci/venv makes of moto.txt. The server is asked for encryption with a
-key; every object must have been put with it. The store is stopped for a while; what waits must show
-in the metrics and arrive afterwards. What boto3 reads back must satisfy the same checks as a folder,
-and `verify` must name what is changed in the bucket.
+Runs in the environment that .ci/venv makes of moto.txt. The server is asked for encryption with
+a key; every object must have been put with it. The store is stopped for a while; what waits must
+show in the metrics and arrive afterwards. What boto3 reads back must satisfy the same checks as a
+folder, and `verify` must name what is changed in the bucket.
 """
 
 import argparse
