@@ -26,6 +26,7 @@ use trailproof_topology::catalog::{
 use trailproof_topology::effect::{LANES, Lane, OutRecord};
 use trailproof_topology::input::{Millis, Offset};
 use trailproof_topology::merkle::{Frontier, leaf_hash};
+use trailproof_topology::record::open::OPEN_BYTES_MAX;
 use trailproof_topology::record::{RecordStage, Setup};
 use trailproof_topology::trace;
 
@@ -217,7 +218,8 @@ fn stage(log: &MemoryLog, accounts: u64, compression: Compression) -> Cost {
     let options = Options::new(memory, 1);
     let store = Arc::new(RocksStore::open(folder.path(), &options).expect("a new store"));
     let catalog = Arc::new(catalog(accounts, compression));
-    let setup = Setup { partition: 0, topic_id: "bench".into() };
+    let open_bytes_max = OPEN_BYTES_MAX;
+    let setup = Setup { partition: 0, topic_id: "bench".into(), open_bytes_max };
     let catalogs = Arc::new(move |_: &CatalogMark| Ok(Some(Arc::clone(&catalog))));
     let progress = Arc::new(Progress::default());
     let before = process_cpu_us();

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use trailproof_topology::key::{self, Table, TrackerId};
-use trailproof_topology::run::tier;
+use trailproof_topology::run::tier::{self, Tiers};
 use trailproof_topology::stage::LoadError;
 use trailproof_topology::state::{Change, Changes, Rows};
 
@@ -57,11 +57,11 @@ impl Backlog {
         self.len() == 0
     }
 
-    /// The group with the most rows, if they are enough for a run.
-    fn most(&self) -> Option<Group> {
+    /// The group with the most rows, if they are `rows_min`.
+    fn most(&self, rows_min: usize) -> Option<Group> {
         let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         let (group, count) = rows.iter().max_by_key(|(_, count)| **count)?;
-        (*count >= tier::TIERS.rows_min).then_some(*group)
+        (*count >= rows_min).then_some(*group)
     }
 
     fn set(&self, group: Group, count: usize) {
@@ -107,13 +107,22 @@ pub struct Indexer<S> {
     /// A group whose runs may be due for a merge.
     merging: Option<Group>,
     idle_steps: u32,
+    tiers: Tiers,
 }
 
 impl<S: StateStore> Indexer<S> {
     /// An indexer that begins by taking stock.
     #[must_use]
     pub fn new(store: Arc<S>, backlog: Backlog) -> Self {
-        Self { store, backlog, stock: Some(Stock::begin()), merging: None, idle_steps: 0 }
+        let (stock, merging, tiers) = (Some(Stock::begin()), None, tier::TIERS);
+        Self { store, backlog, stock, merging, idle_steps: 0, tiers }
+    }
+
+    /// Takes other tiers than a server's; the answers of queries are the same.
+    #[must_use]
+    pub fn with_tiers(mut self, tiers: Tiers) -> Self {
+        self.tiers = tiers;
+        self
     }
 
     /// Does one piece of work, of at most a million traces. False: there was nothing to do; ask
@@ -122,7 +131,8 @@ impl<S: StateStore> Indexer<S> {
     /// # Errors
     /// The store's, or a damaged row. The work was not done and the step may be made again.
     pub fn step(&mut self) -> Result<bool, LoadError<Error>> {
-        if let Some(group) = self.merging.take().or_else(|| self.backlog.most()) {
+        if let Some(group) = self.merging.take().or_else(|| self.backlog.most(self.tiers.rows_min))
+        {
             let worked = self.work(group)?;
             if worked {
                 self.merging = Some(group);
@@ -144,7 +154,7 @@ impl<S: StateStore> Indexer<S> {
         let (day, tracker) = group;
         let snapshot = self.store.snapshot();
         let mut taken = 0;
-        let worked = tier::step(&snapshot, day, &tracker, tier::TIERS, &mut |changes| {
+        let worked = tier::step(&snapshot, day, &tracker, self.tiers, &mut |changes| {
             taken += changes
                 .list
                 .iter()
@@ -158,7 +168,7 @@ impl<S: StateStore> Indexer<S> {
             *count = if taken > 0 {
                 count.saturating_sub(taken)
             } else {
-                (*count).min(tier::TIERS.rows_min - 1)
+                (*count).min(self.tiers.rows_min.saturating_sub(1))
             };
         }
         Ok(worked)

@@ -61,10 +61,15 @@ metrics! {
     INGEST_TRACES, Counter, "trailproof_ingest_traces_total",
         "Traces taken in over HTTP, by outcome.";
     INGEST_BYTES, Counter, "trailproof_ingest_bytes_total", "Bytes of traces taken in over HTTP.";
-    COMMIT_SECONDS, Histogram, "trailproof_commit_seconds", "Time to commit a batch.";
+    BATCH_SECONDS, Histogram, "trailproof_batch_seconds",
+        "Time to poll, apply and commit a batch, by stage.";
     QUERY_SECONDS, Histogram, "trailproof_query_seconds", "Time to answer a query, by kind.";
     FILES_SEALED, Counter, "trailproof_files_sealed_total", "Trace files put.";
     FILES_PENDING, Gauge, "trailproof_files_pending", "Effects of the object lane not delivered.";
+    FILES_REFUSED, Counter, "trailproof_files_refused_total",
+        "Records of topic files that cannot be true; each is an alarm.";
+    STATE_SCRUBBED, Counter, "trailproof_state_scrubbed_bytes_total",
+        "Bytes of state whose checksums were verified.";
     FILE_BYTES, Counter, "trailproof_file_bytes_total",
         "Bytes of trace files, by stage: raw or stored.";
     OBJECT_REQUESTS, Counter, "trailproof_object_requests_total",
@@ -187,11 +192,11 @@ mod tests {
     fn what_is_counted_is_shown_with_its_help() {
         let metrics = Metrics::new().unwrap();
         metrics.counter(DIGESTS, &[]).increment(3);
-        metrics.histogram(COMMIT_SECONDS, &[]).record(0.002);
+        metrics.histogram(BATCH_SECONDS, &[]).record(0.002);
         let text = metrics.render();
         assert!(text.contains("# HELP trailproof_digests_total Digests put."), "{text}");
         assert!(text.contains("\ntrailproof_digests_total 3\n"), "{text}");
-        assert!(text.contains("trailproof_commit_seconds_bucket{le=\"0.0025\"} 1"), "{text}");
+        assert!(text.contains("trailproof_batch_seconds_bucket{le=\"0.0025\"} 1"), "{text}");
         assert!(text.contains("process_resident_memory_bytes "), "{text}");
     }
 }

@@ -5,6 +5,8 @@
 //! a closed one is seen once. Partitions are searched in parallel, their answers merged, and only
 //! the rows of the answer are read.
 
+pub mod visible;
+
 use std::sync::{Arc, PoisonError, RwLock};
 
 use trailproof_topology::input::Position;
@@ -19,6 +21,8 @@ use trailproof_topology::stage::{Damage, LoadError};
 use trailproof_topology::state::Rows;
 
 use crate::store::{self, StateStore};
+
+use visible::{Pass, Visible};
 
 /// Tries to find a snapshot and open chunks of the same commit. Commits are milliseconds apart and
 /// publishing follows at once, so the second try nearly always succeeds.
@@ -44,10 +48,13 @@ pub enum Error {
     },
 }
 
-/// The open chunks a worker last published. Shared by a worker and the queries.
+/// The open chunks a worker last published, and the days that may be read. Shared by a worker, the
+/// retention and the queries.
 #[derive(Clone, Debug, Default)]
 pub struct Published {
     open: Arc<RwLock<Arc<OpenView>>>,
+    /// The days that queries may read.
+    pub visible: Visible,
 }
 
 impl Published {
@@ -92,11 +99,14 @@ struct Pinned<'a, S: StateStore + 'a> {
     number: u32,
     rows: S::Snapshot<'a>,
     open: Arc<OpenView>,
+    pass: Pass,
 }
 
 impl<S: StateStore> Viewed<S> {
     /// A snapshot and open chunks of one commit.
     fn pin(&self) -> Result<Pinned<'_, S>, Error> {
+        // Before the snapshot: what it shows must not be dropped while this query runs.
+        let pass = self.published.visible.enter();
         for _ in 0..TRIES_MAX {
             let open = self.published.latest();
             let rows = self.store.snapshot();
@@ -109,7 +119,7 @@ impl<S: StateStore> Viewed<S> {
                 return Err(self.failed(Damage { table: "position", reason }.into()));
             };
             if invariant::position_matches(&position, &open.position) {
-                return Ok(Pinned { number: self.partition, rows, open });
+                return Ok(Pinned { number: self.partition, rows, open, pass });
             }
             std::thread::yield_now();
         }
@@ -167,7 +177,8 @@ where
         let here = self.partitions.read().unwrap_or_else(PoisonError::into_inner).list.clone();
         let pinned: Vec<_> = here.iter().map(|one| one.pin()).collect::<Result<_, _>>()?;
         let found: Vec<(u32, Found)> = in_parallel(&pinned, |one| {
-            let partition = Partition { number: one.number, rows: &one.rows, open: &one.open };
+            let (number, days_from) = (one.number, one.pass.from);
+            let partition = Partition { number, rows: &one.rows, open: &one.open, days_from };
             let found = search(query, partition);
             found.map(|found| (one.number, found)).map_err(|source| read_error(one, source))
         })?;

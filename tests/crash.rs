@@ -153,6 +153,30 @@ fn flip_middle(path: &Path) {
     fs::write(path, bytes).unwrap();
 }
 
+/// The largest file beneath a folder with this in its name.
+fn largest(folder: &Path, name: &str) -> PathBuf {
+    let bytes = |path: &PathBuf| path.metadata().unwrap().len();
+    files(folder, name).into_iter().max_by_key(bytes).expect("state was flushed")
+}
+
+#[test]
+fn damage_that_opening_does_not_see_is_found_and_mended_while_the_process_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = Home::new(folder.path(), folder.path().join("data"));
+    let (server, _) = home.start();
+    let books = under_load(&home, folder.path(), "scrub", || pause(Duration::from_secs(2)));
+    assert!(server.stop(), "{}", home.said());
+    flip_middle(&largest(&home.data.join("state/record-0"), ".sst"));
+    let (server, _) = home.start();
+    let aside = home.data.join("state/record-0.damaged-1");
+    until("the state is set aside", FILED_WITHIN, || aside.exists().then_some(()));
+    until("the state is rebuilt", FILED_WITHIN, || home.is_ready().then_some(()));
+    audit(&home, &books);
+    let (holds, report) = home.verify();
+    assert!(holds, "{report}");
+    assert!(server.stop(), "{}", home.said());
+}
+
 /// What is done to a folder of state.
 type Damage<'a> = &'a dyn Fn(&Path);
 

@@ -15,18 +15,26 @@ mod compare;
 mod crashes;
 #[path = "simulation/hub.rs"]
 mod hub;
+#[path = "conformance/log.rs"]
+mod log_suite;
 #[path = "simulation/logs.rs"]
 mod logs;
 #[path = "simulation/node.rs"]
 mod node;
+#[path = "conformance/object.rs"]
+mod object_suite;
 #[path = "simulation/objects.rs"]
 mod objects;
 #[path = "simulation/oracle.rs"]
 mod oracle;
 #[path = "simulation/plant.rs"]
 mod plant;
+#[path = "simulation/ports.rs"]
+mod ports;
 #[path = "simulation/random.rs"]
 mod random;
+#[path = "simulation/replay.rs"]
+mod replay;
 #[path = "simulation/run.rs"]
 mod run;
 #[path = "simulation/scenes.rs"]
@@ -37,6 +45,8 @@ mod script;
 mod seeds;
 #[path = "simulation/store.rs"]
 mod store;
+#[path = "conformance/store.rs"]
+mod store_suite;
 #[path = "simulation/traces.rs"]
 mod traces;
 #[path = "simulation/view.rs"]

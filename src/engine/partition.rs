@@ -1,17 +1,20 @@
 //! The jobs of one partition: worker, outbox, upkeep.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use ::metrics::{Counter, Histogram};
+use trailproof_topology::digest_stage::{DigestSetup, DigestStage};
 use trailproof_topology::effect::Lane;
 use trailproof_topology::key::{DAY_MS, Table, day_of, days_before};
+use trailproof_topology::record::open::OPEN_BYTES_MAX;
 use trailproof_topology::record::{RecordStage, Setup, Tally};
 use trailproof_topology::stage::Stage;
 use trailproof_topology::state::Changes;
 use trailproof_topology::trace::Reason;
 
 use super::pending::Pending;
-use super::threads::{Bell, Fault, Job, Threads};
+use super::threads::{Alarms, Bell, Fault, Job, Threads};
 use crate::indexer::{Backlog, Indexer};
 use crate::log::{self, Log, Publisher};
 use crate::metrics::{self, Metrics};
@@ -20,6 +23,15 @@ use crate::store::StateStore as _;
 use crate::store::rocks::RocksStore;
 use crate::view::Published;
 use crate::worker::{self, Catalogs, Progress, Step, Worker};
+
+/// How often the checksums of all rows are verified.
+const SCRUB_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How often it is looked whether that is due.
+const SCRUB_LOOK: Duration = Duration::from_secs(600);
+
+/// The pause after each MiB that was verified: at most 100 MiB are read in a second.
+const SCRUB_PAUSE: Duration = Duration::from_millis(10);
 
 /// An outbox as the jobs run it.
 pub type PartitionOutbox = Outbox<Box<dyn Publisher + Send>, Arc<RocksStore>>;
@@ -57,12 +69,14 @@ pub struct RecordParts {
 pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std::io::Result<()> {
     let Parts { partition, store, catalogs, log, outbox, progress } = parts;
     let RecordParts { topic_id, published, view_days } = record;
-    let setup = Setup { partition, topic_id };
+    let setup = Setup { partition, topic_id, open_bytes_max: OPEN_BYTES_MAX };
     let worker = Worker::new(setup, log, Arc::clone(&store), catalogs, Arc::clone(&progress));
     let backlog = Backlog::default();
     let (delivery, upkeep) = (threads.bell(), threads.bell());
     let job = WorkerJob {
         worker,
+        store: Arc::clone(&store),
+        seconds: threads.metrics().histogram(metrics::BATCH_SECONDS, &[("stage", "record")]),
         bells: vec![Arc::clone(&delivery), Arc::clone(&upkeep)],
         committed: {
             let (published, backlog) = (published.clone(), backlog.clone());
@@ -76,10 +90,12 @@ pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std
             })
         },
     };
-    threads.start(format!("record-{partition}"), job)?;
+    let name = format!("record-{partition}");
+    threads.start(name.clone(), job)?;
     let metrics = Arc::clone(threads.metrics());
-    let job = OutboxJob::new(outbox, delivery, metrics, metrics::FILES_SEALED);
-    threads.start(format!("record-{partition}-outbox"), job)?;
+    let job = OutboxJob::new(outbox, delivery, metrics, metrics::FILES_SEALED, Arc::clone(&store));
+    threads.start(format!("{name}-outbox"), job)?;
+    start_scrub(&name, &store, threads)?;
     let job = UpkeepJob {
         expired_before: 0,
         view_days,
@@ -89,40 +105,73 @@ pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std
         progress,
         bell: upkeep,
     };
-    threads.start(format!("record-{partition}-upkeep"), job)
+    threads.start(format!("{name}-upkeep"), job)
+}
+
+fn start_scrub(name: &str, store: &Arc<RocksStore>, threads: &Threads) -> std::io::Result<()> {
+    let job = ScrubJob {
+        store: Arc::clone(store),
+        alarms: threads.alarms(),
+        bytes: threads.metrics().counter(metrics::STATE_SCRUBBED, &[]),
+        bell: threads.bell(),
+        done: None,
+    };
+    threads.start(format!("{name}-scrub"), job)
 }
 
 /// Starts worker and outbox of a digest partition.
 ///
 /// # Errors
 /// The operating system's.
-pub fn start_digest<S>(parts: Parts, setup: S::Setup, threads: &Threads) -> std::io::Result<()>
-where
-    S: Stage<Setup: Send> + Send + 'static,
-{
+pub fn start_digest(parts: Parts, setup: DigestSetup, threads: &Threads) -> std::io::Result<()> {
     let Parts { partition, store, catalogs, log, outbox, progress } = parts;
-    let worker: Worker<S, _, _> = Worker::new(setup, log, store, catalogs, progress);
+    let name = format!("digest-{partition}");
+    let worker = Worker::new(setup, log, Arc::clone(&store), catalogs, progress);
     let delivery = threads.bell();
-    let bells = vec![Arc::clone(&delivery)];
-    let job = WorkerJob { worker, bells, committed: Box::new(|_: &mut S, _: &Changes| ()) };
-    threads.start(format!("digest-{partition}"), job)?;
+    let (alarms, of) = (threads.alarms(), format!("{name}-refused"));
+    let refused = threads.metrics().counter(metrics::FILES_REFUSED, &[]);
+    let job = WorkerJob {
+        worker,
+        store: Arc::clone(&store),
+        seconds: threads.metrics().histogram(metrics::BATCH_SECONDS, &[("stage", "digest")]),
+        bells: vec![Arc::clone(&delivery)],
+        committed: Box::new(move |stage: &mut DigestStage, _: &Changes| {
+            let counts = stage.take_counts();
+            let Some(reason) = counts.refusal else { return };
+            refused.increment(counts.refused);
+            tracing::error!(count = counts.refused, reason, "a record of topic files was refused");
+            alarms.ring(&of, format!("{reason}; digests leave it out"));
+        }),
+    };
+    threads.start(name.clone(), job)?;
     let metrics = Arc::clone(threads.metrics());
-    let job = OutboxJob::new(outbox, delivery, metrics, metrics::DIGESTS);
-    threads.start(format!("digest-{partition}-outbox"), job)
+    let job = OutboxJob::new(outbox, delivery, metrics, metrics::DIGESTS, Arc::clone(&store));
+    threads.start(format!("{name}-outbox"), job)?;
+    start_scrub(&name, &store, threads)
 }
 
 type Committed<S> = Box<dyn FnMut(&mut S, &Changes) + Send>;
 
 struct WorkerJob<S: Stage> {
     worker: Worker<S, Box<dyn Log + Send>, Arc<RocksStore>>,
+    store: Arc<RocksStore>,
+    /// Times of the steps that applied something.
+    seconds: Histogram,
     bells: Vec<Arc<Bell>>,
     committed: Committed<S>,
 }
 
 impl<S: Stage<Setup: Send> + Send> Job for WorkerJob<S> {
     fn step(&mut self) -> Result<bool, Fault> {
-        let step = self.worker.step(&mut self.committed).map_err(|error| worker_fault(&error))?;
+        let began = Instant::now();
+        let step = self.worker.step(&mut self.committed).map_err(|error| {
+            if error.is_damage() {
+                self.store.condemn(&error.to_string());
+            }
+            worker_fault(&error)
+        })?;
         if matches!(step, Step::Applied { .. }) {
+            self.seconds.record(began.elapsed());
             self.bells.iter().for_each(|bell| bell.ring());
         }
         Ok(matches!(step, Step::Applied { .. } | Step::Ticked))
@@ -144,6 +193,7 @@ struct OutboxJob {
     /// What its objects are counted as.
     objects: &'static str,
     pending: Pending,
+    store: Arc<RocksStore>,
 }
 
 impl Job for OutboxJob {
@@ -156,7 +206,12 @@ impl Job for OutboxJob {
                     more |= delivered.effects > 0;
                     self.count(&delivered);
                 }
-                Err(error) => fault = Some(outbox_fault(&error)),
+                Err(error) => {
+                    if let outbox::Error::Damaged(why) = &error {
+                        self.store.condemn(why);
+                    }
+                    fault = Some(outbox_fault(&error));
+                }
             }
         }
         self.pending.tell(self.outbox.backlog());
@@ -174,9 +229,10 @@ impl OutboxJob {
         bell: Arc<Bell>,
         metrics: Arc<Metrics>,
         objects: &'static str,
+        store: Arc<RocksStore>,
     ) -> Self {
         let pending = Pending::new(Arc::clone(&metrics), objects == metrics::FILES_SEALED);
-        Self { outbox, bell, metrics, objects, pending }
+        Self { outbox, bell, metrics, objects, pending, store }
     }
 
     fn count(&self, delivered: &Delivered) {
@@ -217,6 +273,9 @@ impl Job for UpkeepJob {
     fn step(&mut self) -> Result<bool, Fault> {
         let more = self.indexer.step().map_err(|error| {
             let error = worker::Error::from(error);
+            if error.is_damage() {
+                self.store.condemn(&error.to_string());
+            }
             Fault::new(error.retry(), &error)
         })?;
         self.expire().map_err(|error| Fault::new(error.retry(), &error))?;
@@ -237,12 +296,51 @@ impl UpkeepJob {
         if keep_from <= self.expired_before || waiting {
             return Ok(());
         }
+        // Hidden first; dropped in the step that finds no query which may still read them.
+        self.published.visible.hide_before(keep_from);
+        if !self.published.visible.is_left() {
+            return Ok(());
+        }
         for table in [Table::Segment, Table::Chunk, Table::Columns, Table::Run] {
             let (from, to) = days_before(table, keep_from);
             self.store.expire(&from, &to)?;
         }
         self.expired_before = keep_from;
         Ok(())
+    }
+}
+
+/// Verifies the checksums of all rows, at the start and once a day, so that damage is found while
+/// the log still has what mends it.
+struct ScrubJob {
+    store: Arc<RocksStore>,
+    alarms: Alarms,
+    bytes: Counter,
+    bell: Arc<Bell>,
+    done: Option<Instant>,
+}
+
+impl Job for ScrubJob {
+    fn step(&mut self) -> Result<bool, Fault> {
+        if self.done.is_some_and(|done| done.elapsed() < SCRUB_EVERY) {
+            return Ok(false);
+        }
+        let (bell, alarms) = (&self.bell, &self.alarms);
+        let go_on = || {
+            // A pause for each MiB: whoever serves comes first.
+            bell.wait(SCRUB_PAUSE);
+            !alarms.is_stopping()
+        };
+        // What RocksDB finds it marks; whoever attends to the partition then starts it anew.
+        let bytes =
+            self.store.scrub(&go_on).map_err(|error| worker_fault(&worker::Error::Store(error)))?;
+        self.bytes.increment(bytes);
+        self.done = Some(Instant::now());
+        Ok(false)
+    }
+
+    fn wait(&mut self, _timeout: Duration) {
+        self.bell.wait(SCRUB_LOOK);
     }
 }
 

@@ -5,7 +5,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use trailproof_topology::digest_stage::{DigestSetup, DigestStage};
+use trailproof_topology::digest_stage::DigestSetup;
 use trailproof_topology::effect::Topic;
 use trailproof_topology::input::Offset;
 
@@ -97,7 +97,7 @@ impl Running {
         if topic == Topic::Files {
             let signer = Arc::clone(&context.signer);
             let setup = DigestSetup { partition: parts.partition, signer };
-            return partition::start_digest::<DigestStage>(parts, setup, &self.threads);
+            return partition::start_digest(parts, setup, &self.threads);
         }
         let record = RecordParts {
             topic_id: context.history.topic_id(),
@@ -107,7 +107,8 @@ impl Running {
         partition::start_record(parts, record, &self.threads)
     }
 
-    /// Looks after the partition until it is to stop, or another owner took it.
+    /// Looks after the partition until it is to stop, another owner took it, or its rows turned out
+    /// to be damaged: opened again, they are set aside and rebuilt from the log.
     pub(super) fn attend(&self, slot: &Slot, context: &Context) {
         let mut gap = self.gap;
         let mut seen = (0, 0);
@@ -131,6 +132,10 @@ impl Running {
             }
             let look = if restored { LOOK } else { RESTORING_LOOK };
             if slot.wait_stop(look) || self.threads.is_fenced() {
+                return;
+            }
+            if self.store.is_damaged() {
+                tracing::error!(job = slot.name, "the state is damaged; it is opened anew");
                 return;
             }
         }
@@ -164,7 +169,10 @@ impl Running {
             context.view.remove(partition);
         }
         self.threads.stop();
-        if let Err(error) = self.store.flush() {
+        // What is damaged is set aside, not written to.
+        if !self.store.is_damaged()
+            && let Err(error) = self.store.flush()
+        {
             // The log has the records all the same: they are applied again.
             tracing::warn!(job = slot.name, %error, "the state was not flushed");
             let mut failure = context.flush_failure.lock().unwrap_or_else(PoisonError::into_inner);

@@ -3,14 +3,18 @@
 //! **Invariant (I10):** a retry waits, from 50 ms to 5 s; a loop whose error no retry mends stops
 //! and stays in the list of problems.
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use trailproof_topology::invariant;
+
 use crate::log::Retry;
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 
 /// First pause after an error.
 pub(super) const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -86,6 +90,26 @@ struct Shared {
     fenced: AtomicBool,
     bells: Mutex<Vec<Arc<Bell>>>,
     problems: Mutex<BTreeMap<String, String>>,
+    /// What went wrong once and no later step mends.
+    alarms: Mutex<BTreeMap<String, String>>,
+}
+
+/// Tells what went wrong for good: it stays in the list of problems while the threads run.
+#[derive(Clone)]
+pub struct Alarms(Arc<Shared>);
+
+impl Alarms {
+    /// Lists an alarm under a name, in place of an earlier one.
+    pub fn ring(&self, name: &str, text: String) {
+        let mut alarms = self.0.alarms.lock().unwrap_or_else(PoisonError::into_inner);
+        alarms.insert(name.to_owned(), text);
+    }
+
+    /// Whether the threads are to stop.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.0.stop.load(Ordering::Acquire)
+    }
 }
 
 /// The threads of an engine.
@@ -122,11 +146,14 @@ impl Threads {
     /// # Errors
     /// The operating system's.
     pub fn start(&self, name: String, mut job: impl Job + 'static) -> std::io::Result<()> {
-        let shared = Arc::clone(&self.shared);
+        let (shared, metrics) = (Arc::clone(&self.shared), Arc::clone(&self.metrics));
         let pause = self.bell();
-        let thread = std::thread::Builder::new()
-            .name(name.clone())
-            .spawn(move || run(&name, &mut job, &shared, &pause))?;
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+            let run = || run(&name, &mut job, &shared, &pause);
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+                note_panic(&shared, &metrics, &name, panic.as_ref());
+            }
+        })?;
         self.running.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         Ok(())
     }
@@ -135,7 +162,15 @@ impl Threads {
     #[must_use]
     pub fn problems(&self) -> Vec<(String, String)> {
         let problems = self.shared.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        problems.iter().map(|(name, text)| (name.clone(), text.clone())).collect()
+        let alarms = self.shared.alarms.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = problems.iter().chain(alarms.iter());
+        all.map(|(name, text)| (name.clone(), text.clone())).collect()
+    }
+
+    /// Where a job tells what no later step mends.
+    #[must_use]
+    pub fn alarms(&self) -> Alarms {
+        Alarms(Arc::clone(&self.shared))
     }
 
     /// Whether a job ended because another owner took over.
@@ -162,8 +197,6 @@ impl Threads {
 fn run(name: &str, job: &mut dyn Job, shared: &Shared, pause: &Bell) {
     let stopping = || shared.stop.load(Ordering::Acquire);
     let mut delay = PAUSE_MIN;
-    // A panic is a broken invariant: it must show in readiness, not only on standard error.
-    let _guard = PanicNote { name, shared };
     while !stopping() {
         match job.step() {
             Ok(more) => {
@@ -199,19 +232,17 @@ fn note(shared: &Shared, name: &str, fault: &Fault) {
     }
 }
 
-/// Notes a panic of the thread it lives on.
-struct PanicNote<'a> {
-    name: &'a str,
-    shared: &'a Shared,
-}
-
-impl Drop for PanicNote<'_> {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
-        }
-        let text = "stopped: a check of an invariant failed; see the log".to_owned();
-        let mut problems = self.shared.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        problems.insert(self.name.to_owned(), text);
-    }
+/// Notes a panic: a broken invariant must show in readiness and figures, not only on standard
+/// error.
+fn note_panic(shared: &Shared, metrics: &Metrics, name: &str, panic: &(dyn Any + Send)) {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
+    let id = invariant::ID_ALL
+        .into_iter()
+        .find(|id| text.strip_prefix(id).is_some_and(|rest| rest.starts_with(':')));
+    let id = id.unwrap_or("none");
+    metrics.counter(metrics::INVARIANT_VIOLATIONS, &[("id", id)]).increment(1);
+    let text = format!("stopped: a check failed (invariant: {id}); see the log");
+    let mut problems = shared.problems.lock().unwrap_or_else(PoisonError::into_inner);
+    problems.insert(name.to_owned(), text);
 }

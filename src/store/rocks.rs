@@ -16,6 +16,7 @@ mod family;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rocksdb::{ColumnFamily, DB, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions};
 use trailproof_topology::key::{self, Table};
@@ -59,6 +60,8 @@ impl Options {
 pub struct RocksStore {
     db: DB,
     path: PathBuf,
+    /// Whether damage was found since it was opened.
+    damaged: AtomicBool,
 }
 
 impl RocksStore {
@@ -78,7 +81,7 @@ impl RocksStore {
         let families = FAMILIES.map(|family| family.descriptor(options));
         let db = DB::open_cf_descriptors(&family::database(options), path, families)
             .map_err(|error| Self::classify(path, &error))?;
-        let store = Self { db, path: path.to_owned() };
+        let store = Self { db, path: path.to_owned(), damaged: AtomicBool::new(false) };
         store.check_format()?;
         Ok(store)
     }
@@ -172,11 +175,24 @@ impl RocksStore {
 
     fn failed(&self, error: &rocksdb::Error) -> Error {
         if fault(error) == Fault::Damaged {
-            // RocksDB would open the folder again and trip over the same rows. Where even the mark
-            // cannot be written, the next reader of the rows finds the damage again.
-            let _ = fs::write(self.path.join(MARK), error.as_ref());
+            self.condemn(error.as_ref());
         }
         Self::classify(&self.path, error)
+    }
+
+    /// Marks the folder: the next opening sets it aside. For rows that make no sense; what RocksDB
+    /// itself finds is marked already.
+    pub fn condemn(&self, why: &str) {
+        self.damaged.store(true, Ordering::Release);
+        // RocksDB would open the folder again and trip over the same rows. Where even the mark
+        // cannot be written, the next reader of the rows finds the damage again.
+        let _ = fs::write(self.path.join(MARK), why);
+    }
+
+    /// Whether damage was found since it was opened, by whoever read or checked the rows.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Acquire)
     }
 
     fn classify(path: &Path, error: &rocksdb::Error) -> Error {

@@ -72,10 +72,15 @@ impl Home {
             if let Some(status) = server.child.try_wait().unwrap() {
                 panic!("the server ended, {status}: {}", self.said());
             }
-            let answer = self.client.get(format!("{}/readyz", self.url)).send().ok()?;
-            answer.status().is_success().then_some(())
+            self.is_ready().then_some(())
         });
         (server, began.elapsed())
+    }
+
+    /// Whether the server says that it is ready.
+    pub(crate) fn is_ready(&self) -> bool {
+        let answer = self.client.get(format!("{}/readyz", self.url)).send();
+        answer.is_ok_and(|answer| answer.status().is_success())
     }
 
     /// Runs a second server on the same folder, at another address, until it ends: whether it

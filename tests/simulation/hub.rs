@@ -83,6 +83,8 @@ pub(crate) struct Inner {
     pub(crate) now_ms: Millis,
     /// Whether append times of a partition never fall.
     pub(crate) clamped: bool,
+    /// Text bytes that a partition may have open.
+    pub(crate) open_bytes_max: usize,
     /// Whether the log gives offsets to records of its own.
     pub(crate) holes: bool,
     pub(crate) logs: Logs,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use trailproof::log::{Error, Kind, Log, Publisher, RecordBatch};
 use trailproof_topology::effect::{LANES, OutRecord, Topic};
@@ -34,6 +34,8 @@ pub(crate) struct Partition {
 pub(crate) struct Logs {
     pub(crate) traces: Vec<Partition>,
     pub(crate) files: Vec<Partition>,
+    /// Empty where nobody reads them.
+    notifications: Vec<Partition>,
     /// What leaves for good: notifications, dead letters, checkpoints.
     pub(crate) out: Vec<OutRecord>,
     lanes: BTreeMap<String, [u64; LANES]>,
@@ -42,7 +44,7 @@ pub(crate) struct Logs {
 
 impl Partition {
     /// One past the last record: what lies behind it without record is not to be seen yet.
-    fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         let seen = |record: &Stored| !matches!(record.meant, Meant::Absent);
         self.records.iter().rposition(seen).map_or(0, |at| at as u64 + 1)
     }
@@ -67,9 +69,16 @@ impl Logs {
         Self { traces: partitions(traces), files: partitions(files), ..Self::default() }
     }
 
+    /// Logs whose notifications can be read too.
+    pub(crate) fn with_notifications(traces: u32, files: u32, notifications: usize) -> Self {
+        let notifications = vec![Partition::default(); notifications];
+        Self { notifications, ..Self::new(traces, files) }
+    }
+
     pub(crate) fn partition(&mut self, topic: Topic, partition: u32) -> &mut Partition {
         match topic {
             Topic::Traces => &mut self.traces[partition as usize],
+            Topic::Notifications => &mut self.notifications[partition as usize],
             _ => &mut self.files[partition as usize],
         }
     }
@@ -131,6 +140,7 @@ impl Log for Reader {
         bytes_max: usize,
         batch: &mut RecordBatch,
     ) -> Result<(), Error> {
+        batch.clear();
         let mut hub = self.hub.lock();
         let inner = &mut *hub;
         let rates = inner.faults.rates;
@@ -176,7 +186,13 @@ impl Log for Reader {
         Ok(())
     }
 
-    fn wait(&mut self, _from: Offset, _timeout: Duration) {}
+    fn wait(&mut self, from: Offset, timeout: Duration) {
+        let began = Instant::now();
+        while self.hub.lock().logs.partition(self.topic, self.partition).end() <= from {
+            let Some(left) = timeout.checked_sub(began.elapsed()) else { return };
+            std::thread::park_timeout(left);
+        }
+    }
 
     fn now_ms(&self) -> Millis {
         let mut inner = self.hub.lock();
@@ -251,7 +267,21 @@ fn apply(inner: &mut Inner, owner: &str, records: &[OutRecord], lanes: [u64; LAN
                     inner.append_nothing(Topic::Files, partition, Meant::Absent, 1);
                 }
             }
-            _ => inner.logs.out.push(record.clone()),
+            Topic::Traces => {
+                let partition = record.partition.expect("records of traces name their partition");
+                let own = record.headers.iter().find(|(name, _)| name == "trailproof");
+                let kind = Kind::of_header(own.map(|(_, text)| text.as_bytes()));
+                inner.append(Topic::Traces, partition, kind, &record.value, Meant::Own);
+            }
+            topic => {
+                inner.logs.out.push(record.clone());
+                let partitions = inner.logs.notifications.len();
+                if topic == Topic::Notifications && partitions > 0 {
+                    let sum: usize = record.key.iter().map(|byte| usize::from(*byte)).sum();
+                    let partition = (sum % partitions) as u32;
+                    inner.append(topic, partition, Kind::Data, &record.value, Meant::Own);
+                }
+            }
         }
     }
     if inner.plant != Plant::PublishWithoutLanes || !inner.faults.random.one_in(4) {

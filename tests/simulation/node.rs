@@ -1,7 +1,9 @@
 //! One owner of one partition: the real worker and the real outbox over simulated ports.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
+use trailproof::indexer::{Backlog, Indexer};
 use trailproof::log::Retry;
 use trailproof::outbox::{self, Limits, Outbox};
 use trailproof::view::{Published, View, Viewed};
@@ -13,9 +15,9 @@ use trailproof_topology::invariant;
 use trailproof_topology::key::{Key, Table, outbox as outbox_key, single};
 use trailproof_topology::query::OpenView;
 use trailproof_topology::record::{RecordStage, Setup};
-use trailproof_topology::run::tier;
+use trailproof_topology::run::tier::Tiers;
 use trailproof_topology::sign::FakeSigner;
-use trailproof_topology::stage::Stage;
+use trailproof_topology::stage::{LoadError, Stage};
 use trailproof_topology::state::Rows;
 
 use super::hub::Hub;
@@ -23,10 +25,13 @@ use super::logs::{Reader, SimPublisher};
 use super::objects::SimObjects;
 use super::plant::{Plant, Planted};
 use super::store::SimStore;
-use super::world;
+use super::{view, world};
 
 /// A check that did not hold, in words.
 pub(crate) type Checked = Result<(), String>;
+
+/// So few columns rows and runs are taken in that a short run has merges too.
+const TIERS: Tiers = Tiers { rows_min: 2, fan_in: 3 };
 
 /// Effects that one outbox step of the simulator takes.
 const EFFECTS: usize = 6;
@@ -36,7 +41,12 @@ pub(crate) trait Simulated: Stage {
     const TOPIC: Topic;
     const NAME: &'static str;
 
-    fn setup(partition: u32) -> Self::Setup;
+    fn setup(partition: u32, open_bytes_max: usize) -> Self::Setup;
+
+    /// Chunks closed early, and tails rewritten.
+    fn relieved(&self) -> (u64, u64) {
+        (0, 0)
+    }
 
     /// The open chunks as queries see them.
     fn view(&mut self, _before: &OpenView) -> Option<OpenView> {
@@ -53,8 +63,12 @@ impl Simulated for RecordStage {
     const TOPIC: Topic = Topic::Traces;
     const NAME: &'static str = "record";
 
-    fn setup(partition: u32) -> Setup {
-        Setup { partition, topic_id: "topic".into() }
+    fn setup(partition: u32, open_bytes_max: usize) -> Setup {
+        Setup { partition, topic_id: "topic".into(), open_bytes_max }
+    }
+
+    fn relieved(&self) -> (u64, u64) {
+        (self.tally().closed_early, self.tally().tails_rewritten)
     }
 
     fn view(&mut self, before: &OpenView) -> Option<OpenView> {
@@ -66,7 +80,7 @@ impl Simulated for DigestStage {
     const TOPIC: Topic = Topic::Files;
     const NAME: &'static str = "digest";
 
-    fn setup(partition: u32) -> DigestSetup {
+    fn setup(partition: u32, _open_bytes_max: usize) -> DigestSetup {
         DigestSetup { partition, signer: Arc::new(FakeSigner) }
     }
 
@@ -82,6 +96,9 @@ struct Alive<S: Stage> {
     worker: SimWorker<S>,
     outbox: Outbox<SimPublisher, Arc<SimStore>>,
     progress: Arc<Progress>,
+    indexer: Indexer<SimStore>,
+    /// What the worker tells the indexer.
+    columns: Backlog,
 }
 
 /// An owner.
@@ -110,7 +127,7 @@ pub(crate) trait Node {
     /// The same partition under a new owner, from a checkpoint of this one or from nothing.
     fn successor(&self, restored: bool) -> Box<dyn Node>;
     /// Turns columns into runs.
-    fn index(&self, rows_min: usize) -> Result<bool, String>;
+    fn index(&mut self) -> Result<bool, String>;
     fn backlog(&self) -> u64;
     fn partition(&self) -> u32;
     fn is_digest(&self) -> bool;
@@ -151,11 +168,14 @@ impl<S: Simulated + 'static> Owner<S> {
             let outbox = Outbox::open(publisher, store, objects, Arc::clone(&progress), limits)?;
             let (hub, topic, partition) = (Arc::clone(&self.hub), S::TOPIC, self.partition);
             let log = Reader { hub, topic, partition, name: owner };
-            let setup = (S::setup(self.partition), plant);
+            let open_bytes_max = self.hub.lock().open_bytes_max;
+            let setup = (S::setup(self.partition, open_bytes_max), plant);
             let store = Arc::clone(&self.store);
+            let columns = Backlog::default();
+            let indexer = Indexer::new(Arc::clone(&store), columns.clone()).with_tiers(TIERS);
             let worker = Worker::new(setup, log, store, catalogs(&self.hub), Arc::clone(&progress))
                 .with_batch_bytes(self.batch_bytes);
-            self.alive = Some(Alive { worker, outbox, progress });
+            self.alive = Some(Alive { worker, outbox, progress, indexer, columns });
             self.position = None;
         }
         Ok(self.alive.as_mut().expect("started above"))
@@ -232,7 +252,11 @@ impl<S: Simulated + 'static> Node for Owner<S> {
         let before = published.latest();
         let Ok(alive) = self.start() else { return Ok(false) };
         let mut took = 0;
-        let outcome = alive.worker.step(&mut |stage, _| {
+        let mut relieved = (0, 0);
+        let columns = alive.columns.clone();
+        let outcome = alive.worker.step(&mut |stage, changes| {
+            columns.committed(changes);
+            relieved = stage.inner.relieved();
             if let Some(view) = stage.inner.view(&before) {
                 published.publish(view);
             }
@@ -241,6 +265,12 @@ impl<S: Simulated + 'static> Node for Owner<S> {
             took = records;
         }
         let alive_stage = alive.worker.stage().is_some();
+        if relieved.0 > 0 {
+            self.hub.mark("an open chunk closes early");
+        }
+        if relieved.1 > 0 {
+            self.hub.mark("the tail is written anew");
+        }
         let name = self.name();
         self.hub.say(|| format!("{name} works: {outcome:?} ({took} records)"));
         match outcome {
@@ -311,23 +341,23 @@ impl<S: Simulated + 'static> Node for Owner<S> {
         Box::new(Self::over(&self.hub, self.partition, self.batch_bytes, store))
     }
 
-    fn index(&self, rows_min: usize) -> Result<bool, String> {
-        use trailproof::store::StateStore as _;
-        let groups = super::view::groups(&self.store.rows());
-        let mut worked = false;
-        for (day, tracker) in groups {
-            let rows = self.store.snapshot();
-            let mut commits = |changes| {
-                self.store.commit(&changes).map_err(trailproof_topology::stage::LoadError::Store)
-            };
-            let tiers = tier::Tiers { rows_min, fan_in: 8 };
-            match tier::step(&rows, day, &tracker, tiers, &mut commits) {
-                Ok(done) => worked |= done,
-                Err(trailproof_topology::stage::LoadError::Store(_)) => {}
-                Err(error) => return Err(format!("the indexer: {error}")),
-            }
+    fn index(&mut self) -> Result<bool, String> {
+        let before = view::runs(&self.store.rows());
+        let Ok(alive) = self.start() else { return Ok(false) };
+        let outcome = alive.indexer.step();
+        let name = self.name();
+        self.hub.say(|| format!("{name} indexes: {outcome:?}"));
+        let after = view::runs(&self.store.rows());
+        match after.cmp(&before) {
+            Ordering::Greater => self.hub.mark("the indexer makes a run"),
+            Ordering::Less => self.hub.mark("the indexer merges runs"),
+            Ordering::Equal => {}
         }
-        Ok(worked)
+        match outcome {
+            Ok(worked) => Ok(worked),
+            Err(LoadError::Store(_)) => Ok(false),
+            Err(error) => Err(format!("the indexer: {error}")),
+        }
     }
 
     fn backlog(&self) -> u64 {

@@ -46,6 +46,7 @@ impl ObjectStore for SimObjects {
         bytes: &[u8],
         metadata: &Metadata,
     ) -> Result<Put, Error> {
+        check_names(bucket, key)?;
         let mut hub = self.0.lock();
         let inner = &mut *hub;
         let rates = inner.faults.rates;
@@ -94,6 +95,7 @@ impl ObjectStore for SimObjects {
     }
 
     fn get(&self, bucket: &str, key: &str) -> Result<Option<Object>, Error> {
+        check_names(bucket, key)?;
         let mut inner = self.0.lock();
         let rate = inner.faults.rates.get;
         if inner.faults.verdict(rate) != Verdict::Go {
@@ -123,6 +125,16 @@ impl ObjectStore for SimObjects {
         let names: BTreeSet<&String> = inner.objects.all.keys().map(|(bucket, _)| bucket).collect();
         Ok(names.into_iter().cloned().collect())
     }
+}
+
+/// Refuses names that some store could not keep.
+fn check_names(bucket: &str, key: &str) -> Result<(), Error> {
+    let bad = |part: &str| matches!(part, "" | "." | "..") || part.contains('\0');
+    let long = key.len() > 1_024;
+    if long || bad(bucket) || key.split('/').any(bad) {
+        return Err(Error::Refused(format!("{bucket:?} {key:?}")));
+    }
+    Ok(())
 }
 
 /// How the object under a key is compressed.

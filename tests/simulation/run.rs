@@ -22,6 +22,9 @@ use super::world::{self, START_MS, World};
 /// Rounds of the liveness phase after which a run that has not drained is stuck.
 const ROUNDS_MAX: usize = 400;
 
+/// The longest interval of any catalog.
+const INTERVAL_MAX_MS: Millis = 60_000;
+
 /// A run under way.
 pub(crate) struct Run {
     pub(crate) world: World,
@@ -86,10 +89,7 @@ impl Run {
             8 => self.pick().flush(),
             9 if self.world.random.one_in(3) => {
                 let node = self.world.random.below(self.nodes.len() as u64) as usize;
-                let worked = self.nodes[node].index(2)?;
-                if worked {
-                    self.hub.mark("the indexer works");
-                }
+                self.nodes[node].index()?;
             }
             10..15 => self.work()?,
             _ => self.deliver()?,
@@ -228,7 +228,11 @@ impl Run {
             }
             let interval_ms = self.world.catalog.digest_interval_ms;
             let logs = inner.logs.traces.iter().chain(&inner.logs.files);
-            let latest = logs.map(|log| log.time_ms).chain([inner.now_ms]).max().unwrap_or(0);
+            let mut latest = logs.map(|log| log.time_ms).chain([inner.now_ms]).max().unwrap_or(0);
+            if inner.marks.contains("the interval changes") {
+                // What came in under a longer interval is listed when that would have ended.
+                latest += INTERVAL_MAX_MS;
+            }
             let until_ms = latest - latest.rem_euclid(interval_ms) + interval_ms;
             inner.now_ms = until_ms + 1;
             inner.say(|| "faults are off".to_owned());

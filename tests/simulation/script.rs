@@ -18,12 +18,16 @@ use super::node::Checked;
 use super::objects::Place;
 use super::plant::Plant;
 use super::random::Random;
+use super::replay;
 use super::run::{Run, nodes};
 use super::traces::{Meant, Producer};
 use super::world::{self, START_MS};
 
 /// Rounds after which a script that has not settled is stuck.
 const ROUNDS_MAX: usize = 300;
+
+/// Text that may be open: so little that chunks close early and the tail is written anew.
+const OPEN_BYTES_MAX: usize = 1_500;
 
 /// Puts of a thousand that fail.
 const PUT_FAILURES: u64 = 150;
@@ -78,6 +82,7 @@ impl Script {
         {
             let mut inner = run.hub.lock();
             (inner.clamped, inner.holes) = (true, false);
+            inner.open_bytes_max = OPEN_BYTES_MAX;
             inner.faults = Faults {
                 random: Random(0xc4a5),
                 rates: Rates { put: PUT_FAILURES, ..Rates::default() },
@@ -163,7 +168,7 @@ impl Script {
                     run.nodes[at].flush();
                     Ok(())
                 })?;
-                self.act(|run| run.nodes[0].index(2).map(|_| ()))?;
+                self.act(|run| run.nodes[0].index().map(|_| ()))?;
                 self.act(|run| run.nodes[0].deliver(Lane::Notify).map(|_| ()))?;
             }
         }
@@ -274,12 +279,12 @@ impl Script {
         Ended {
             contents: self.run.checker.contents.clone(),
             out,
-            files: compare::files_by_source(&self.run.hub),
+            files: replay::files_by_source(&self.run.hub),
             rows: self
                 .run
                 .nodes
                 .iter()
-                .map(|node| compare::kept_rows(&node.store().rows()))
+                .map(|node| replay::kept_rows(&node.store().rows()))
                 .collect(),
         }
     }

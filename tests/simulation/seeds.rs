@@ -13,7 +13,7 @@ pub(crate) const SEEDS: u64 = 20_000;
 
 /// What must happen at least once in so many seeds; a world in which it never does tests less than
 /// it says.
-const SOMETIMES: [&str; 56] = [
+const SOMETIMES: [&str; 60] = [
     "a commit fails",
     "a conflict stops the lane",
     "a crash that loses a suffix",
@@ -39,6 +39,7 @@ const SOMETIMES: [&str; 56] = [
     "a tracker is switched",
     "a version is marked twice",
     "a zombie works",
+    "an open chunk closes early",
     "an account comes",
     "an account goes",
     "an explicit gap",
@@ -64,9 +65,12 @@ const SOMETIMES: [&str; 56] = [
     "the compression changes",
     "the cycle changes",
     "the file bound changes",
-    "the indexer works",
+    "the indexer makes a run",
+    "the indexer merges runs",
+    "the interval changes",
     "the prefix changes",
     "the window changes",
+    "the tail is written anew",
     "tick fails",
     "time clamped by the log",
     "verification is switched",

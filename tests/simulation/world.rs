@@ -9,6 +9,7 @@ use trailproof_topology::catalog::{
 };
 use trailproof_topology::effect::Topic;
 use trailproof_topology::input::Millis;
+use trailproof_topology::record::open::OPEN_BYTES_MAX;
 
 use super::hub::{Faults, Hub, Inner, Rates};
 use super::logs::Logs;
@@ -70,6 +71,7 @@ impl World {
             now_ms: START_MS,
             clamped: !self.random.one_in(4),
             holes: self.random.one_in(3),
+            open_bytes_max: *self.random.pick(&[OPEN_BYTES_MAX, OPEN_BYTES_MAX, 3_000, 800]),
             logs: Logs::new(self.catalog.traces_partitions, self.catalog.files_partitions),
             objects: Objects::default(),
             faults,
@@ -228,7 +230,11 @@ fn mutate(catalog: &mut Catalog, random: &mut Random) -> &'static str {
     let at = random.below(catalog.accounts.len() as u64) as usize;
     match random.below(11) {
         0 => {
-            catalog.cycle_ms = if catalog.cycle_ms == 10_000 { 5_000 } else { 10_000 };
+            catalog.cycle_ms = *random.pick(&[5_000, 10_000, 20_000]);
+            if random.one_in(2) || catalog.digest_interval_ms % catalog.cycle_ms != 0 {
+                catalog.digest_interval_ms = *random.pick(&[20_000, 40_000, 60_000]);
+                return "the interval changes";
+            }
             return "the cycle changes";
         }
         1 => {

@@ -19,6 +19,9 @@ use crate::count::Counts;
 use crate::input::{Input, Offset, Position};
 use crate::segment::OpenSegment;
 
+/// The ids of all invariants, as the texts of failed assertions begin with them.
+pub const ID_ALL: [&str; 11] = ["I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11"];
+
 /// I1: a snapshot's position row and the published position are of the same commit.
 #[must_use]
 pub fn position_matches(row: &Position, published: &Position) -> bool {

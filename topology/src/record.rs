@@ -42,6 +42,9 @@ pub struct Setup {
     pub partition: u32,
     /// Identity of the topic: part of derived trace ids, so that a new topic gives new ids.
     pub topic_id: Arc<str>,
+    /// Text bytes in open chunks at most, [`open::OPEN_BYTES_MAX`] in a server: it shapes chunks,
+    /// and nothing that leaves.
+    pub open_bytes_max: usize,
 }
 
 /// Numbers of the records applied since the stage was loaded, for metrics alone.
@@ -63,6 +66,10 @@ pub struct Tally {
     pub notifications: u64,
     /// Segments sealed.
     pub sealed: u64,
+    /// Chunks closed early, for the bound of open text.
+    pub closed_early: u64,
+    /// Times that the tail was written anew.
+    pub tails_rewritten: u64,
 }
 
 /// The record stage of one partition.
@@ -161,7 +168,8 @@ impl RecordStage {
     /// What happened since the stage was loaded.
     #[must_use]
     pub fn tally(&self) -> Tally {
-        Tally { sealed: self.open.sealed(), ..self.tally }
+        let (closed_early, tails_rewritten) = self.open.relieved();
+        Tally { sealed: self.open.sealed(), closed_early, tails_rewritten, ..self.tally }
     }
 
     /// What queries see of the open chunks, as of the batch that was committed last. Shares with

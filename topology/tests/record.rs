@@ -67,7 +67,8 @@ fn log(seed: u64, length: usize) -> Log {
 /// Runs a log with batches of at most `batch_max` records; `reload` loads the stage again after
 /// each batch.
 fn run(log: &Log, seed: u64, batch_max: u64, reload: bool) -> Memory {
-    let setup = Setup { partition: 3, topic_id: "topic".into() };
+    // So little that chunks close early.
+    let setup = Setup { partition: 3, topic_id: "topic".into(), open_bytes_max: 20_000 };
     let mut random = Random(seed);
     let mut rows = Memory::default();
     let mut stage = RecordStage::load(setup.clone(), &rows).unwrap();

@@ -23,6 +23,8 @@ pub struct Partition<'a, R> {
     pub rows: &'a R,
     /// Its open chunks, as of the same commit.
     pub open: &'a OpenView,
+    /// The first day whose rows may be read, in days since 1970-01-01 UTC.
+    pub days_from: u16,
 }
 
 impl<R> Clone for Partition<'_, R> {
@@ -122,7 +124,7 @@ pub fn gather<'a, R: Readable>(
     bounds: &mut Bounds,
 ) -> Read<Vec<Source<'a, R>>, R> {
     let mut sources = Vec::new();
-    let days = days(query, partition.rows)?;
+    let days = days(query, &partition)?;
     let mut rows_left = ROWS_MAX;
     for tracker in &query.trackers {
         for segment in partition.open.trackers.get(tracker).into_iter().flat_map(|open| &**open) {
@@ -193,10 +195,15 @@ fn overlaps(query: &Query, extent: &Extent) -> bool {
 
 /// The days whose rows may hold traces of the query's stream times: a day's rows are those of the
 /// cycles that begin in it, so its last traces may be of the next.
-fn days<R: Readable>(query: &Query, rows: &R) -> Read<std::ops::RangeInclusive<u16>, R> {
+fn days<R: Readable>(
+    query: &Query,
+    partition: &Partition<'_, R>,
+) -> Read<std::ops::RangeInclusive<u16>, R> {
+    let rows = partition.rows;
     let (mut first, mut last) = (u16::MAX, 0);
     for table in [Table::Columns, Table::Run] {
-        let (from, to) = key::whole(table);
+        let from = key::days_before(table, partition.days_from).1;
+        let (_, to) = key::whole(table);
         let day = |key: &[u8]| key.get(1..3).map_or(0, |d| u16::from_be_bytes([d[0], d[1]]));
         rows.scan(&from, &to, &mut |key, _| {
             first = first.min(day(key));

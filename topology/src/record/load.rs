@@ -110,9 +110,9 @@ where
         .ok_or_else(|| damage("count", "a number is cut short"))?;
     let capacity = router.as_ref().map_or(1, |router| router.catalog().dedup_window);
     let mut stage = RecordStage {
-        setup,
         position,
-        open: OpenSegments::default(),
+        open: OpenSegments::bounded(setup.open_bytes_max),
+        setup,
         counts,
         slots: vec![None; router.as_ref().map_or(0, |router| router.catalog().accounts.len())],
         window: load_window(rows, capacity)?,

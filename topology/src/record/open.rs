@@ -24,11 +24,8 @@ use crate::tail::TailWriter;
 /// Text bytes in open chunks of one partition at most.
 pub const OPEN_BYTES_MAX: usize = 48 << 20;
 
-/// Where closing the largest chunks stops.
-const OPEN_BYTES_LOW: usize = OPEN_BYTES_MAX / 4 * 3;
-
-/// Bytes of tail rows past which one row with everything open replaces them.
-const TAIL_BYTES_MAX: usize = 2 * OPEN_BYTES_MAX;
+/// Tail rows of so many times the bound of open text are replaced by one with everything open.
+const TAIL_FACTOR: usize = 2;
 
 /// Segments of one tracker that still take traces, by service.
 #[derive(Debug, Default)]
@@ -65,6 +62,7 @@ pub struct OpenSegments {
     not_before: Option<Millis>,
     trackers: Vec<OpenTracker>,
     open_bytes: usize,
+    open_bytes_max: usize,
     dirty: Vec<u32>,
     unpublished: Vec<u32>,
     /// Trackers that the catalog no longer has, whose open parts must leave the published view.
@@ -75,9 +73,21 @@ pub struct OpenSegments {
     tail: TailWriter,
     scratch: Scratch,
     sealed: u64,
+    closed_early: u64,
+    tails_rewritten: u64,
 }
 
 impl OpenSegments {
+    /// None open yet; at most `open_bytes_max` of text ever.
+    pub(super) fn bounded(open_bytes_max: usize) -> Self {
+        Self { open_bytes_max, ..Self::default() }
+    }
+
+    /// Chunks closed early, and tails rewritten, since the stage was loaded.
+    pub(super) fn relieved(&self) -> (u64, u64) {
+        (self.closed_early, self.tails_rewritten)
+    }
+
     /// Start of the running cycle; `None` before the first catalog.
     #[must_use]
     pub fn cycle_ms(&self) -> Option<Millis> {
@@ -175,7 +185,7 @@ impl OpenSegments {
         if tracker.transfers() {
             counts.filed(context.slot, &id);
         }
-        if self.open_bytes > OPEN_BYTES_MAX {
+        if self.open_bytes > self.open_bytes_max {
             self.close_largest(batch);
         }
     }
@@ -204,9 +214,10 @@ impl OpenSegments {
         // Stable: ties stay in order of tracker number and service.
         sizes.sort_by_key(|(weight, ..)| std::cmp::Reverse(*weight));
         for (_, number, place) in sizes {
-            if self.open_bytes <= OPEN_BYTES_LOW {
+            if self.open_bytes <= self.open_bytes_max / 4 * 3 {
                 break;
             }
+            self.closed_early += 1;
             self.touch(number);
             let mut segments = self.trackers[number as usize].segments.values_mut();
             if let Some(segment) = segments.nth(place as usize) {
@@ -352,7 +363,7 @@ impl OpenSegments {
 
     /// Ends a batch: what it left open goes into the tail.
     pub fn finish(&mut self, from: Offset, batch: &mut Batch) {
-        let bounded = invariant::within(self.open_bytes as u64, OPEN_BYTES_MAX as u64);
+        let bounded = invariant::within(self.open_bytes as u64, self.open_bytes_max as u64);
         assert!(bounded, "I10: more text is open than may be");
         for number in std::mem::take(&mut self.dirty) {
             let tracker = &mut self.trackers[number as usize];
@@ -364,7 +375,7 @@ impl OpenSegments {
             }
         }
         let kept: usize = self.tail_rows.iter().map(|(_, bytes)| bytes).sum();
-        if kept + self.tail.bytes() > TAIL_BYTES_MAX {
+        if kept + self.tail.bytes() > TAIL_FACTOR * self.open_bytes_max {
             self.rewrite_tail(from, batch);
         }
         if self.tail.bytes() > 0 {
@@ -376,6 +387,7 @@ impl OpenSegments {
     /// Replaces the tail rows by one with all that is open.
     fn rewrite_tail(&mut self, from: Offset, batch: &mut Batch) {
         batch.changes.delete_range(tail_key(0), tail_key(from));
+        self.tails_rewritten += 1;
         self.tail_rows.clear();
         self.tail.clear();
         for segment in self.trackers.iter().flat_map(|tracker| tracker.segments.values()) {

@@ -233,7 +233,7 @@ impl World {
             .zip(&views)
             .zip(0..)
             .map(|((lane, open), number)| {
-                let partition = Partition { number, rows: &lane.rows, open };
+                let partition = Partition { number, rows: &lane.rows, open, days_from: 0 };
                 (number, search(query, partition).expect("rows are intact"))
             })
             .collect();
