@@ -58,7 +58,11 @@ Examples:
   trailproof tail 'delete*' --service ECS")]
     Tail(Box<command::tail::Arguments>),
     /// Check the configuration and print what is in effect
-    Check(Settings),
+    #[command(before_help = "\
+Examples:
+  trailproof check --config trailproof.toml
+  trailproof check --config trailproof.toml --connect")]
+    Check(command::check::Arguments),
     /// Describe the topology, the tables, the formats or the configuration
     #[command(before_help = "Examples:\n  trailproof describe\n  trailproof describe config")]
     Describe(command::describe::Arguments),
@@ -119,7 +123,7 @@ pub fn main() -> ExitCode {
         Command::Produce(arguments) => command::produce::run(&arguments),
         Command::Query(arguments) => command::query::run(&arguments),
         Command::Tail(arguments) => command::tail::run(&arguments),
-        Command::Check(settings) => command::check::run(&settings),
+        Command::Check(arguments) => command::check::run(&arguments),
         Command::Describe(arguments) => command::describe::run(&arguments),
         Command::Keys(arguments) => command::keys::run(arguments),
         Command::Verify(arguments) => command::verify::run(&arguments),

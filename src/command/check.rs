@@ -2,13 +2,33 @@
 
 use std::io::Write as _;
 
+use std::sync::Arc;
+
+use clap::Args;
+use trailproof_topology::effect::Topic;
+
 use crate::cli::Settings;
-use crate::config::Config;
+use crate::clock;
+use crate::config::{Config, LogSettings};
+use crate::log::broker::Broker as _;
+use crate::log::kafka::KafkaLog;
+use crate::metrics::Metrics;
 
 use super::Failure;
 
+/// What may follow `trailproof check`.
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    settings: Settings,
+    /// Also reach the Kafka cluster: topics that are missing are created, and all are checked
+    #[arg(long)]
+    connect: bool,
+}
+
 /// Prints the effective configuration, or all problems with exit code 1.
-pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let settings = &arguments.settings;
     let config = settings.load().map_err(|problems| Failure::new(1, problems.to_string()))?;
     for warning in &config.warnings {
         eprintln!("warning: {warning}");
@@ -16,6 +36,22 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     out.write_all(effective(&config).as_bytes())?;
     eprintln!("the configuration is good");
+    if arguments.connect { connect(&config) } else { Ok(()) }
+}
+
+/// Reaches the cluster and says what is there; exit code 1 where it is not as it must be.
+fn connect(config: &Config) -> Result<(), Failure> {
+    let LogSettings::Kafka(options) = &config.log else {
+        eprintln!("the log is inside the process: there is nothing to reach");
+        return Ok(());
+    };
+    let metrics = Metrics::new().map_err(|error| Failure::because("metrics", &error))?;
+    let log = KafkaLog::connect((**options).clone(), clock::system(), Arc::new(metrics))
+        .map_err(|error| Failure { code: 1, ..Failure::because("the cluster", &error) })?;
+    eprintln!("{} is good", log.description());
+    for topic in Topic::ALL {
+        eprintln!("  {:<24} {} partitions", options.topic(topic), log.partitions(topic));
+    }
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use crate::engine::{self, Engine};
 use crate::keys::{self, Passphrase};
 use crate::log::broker::Broker;
 use crate::log::embedded::{self, EmbeddedLog};
+use crate::log::kafka::KafkaLog;
 use crate::memory_budget::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::object;
@@ -67,7 +68,7 @@ fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Engine, Failure> {
     let memory =
         MemoryBudget::new(bytes(config.memory.block_cache), bytes(config.memory.write_buffers));
     let settings = engine::Settings {
-        broker: open_broker(config, &memory)?,
+        broker: open_broker(config, &memory, &metrics)?,
         state: config.data.join("state"),
         catalog: config.catalog.clone(),
         view_days: config.view_days,
@@ -85,7 +86,11 @@ fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Engine, Failure> {
 }
 
 /// Opens the log that is configured.
-fn open_broker(config: &Config, memory: &MemoryBudget) -> Result<Arc<dyn Broker>, Failure> {
+fn open_broker(
+    config: &Config,
+    memory: &MemoryBudget,
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<dyn Broker>, Failure> {
     match &config.log {
         LogSettings::Embedded => {
             let topics = Topic::ALL.map(|topic| match topic {
@@ -98,8 +103,10 @@ fn open_broker(config: &Config, memory: &MemoryBudget) -> Result<Arc<dyn Broker>
                 .map_err(|error| Failure::because("cannot open the log", &error))?;
             Ok(Arc::new(log))
         }
-        LogSettings::Kafka(_) => {
-            Err(Failure::new(2, "log = \"kafka\" is not wired up yet".to_owned()))
+        LogSettings::Kafka(options) => {
+            let log = KafkaLog::connect((**options).clone(), clock::system(), Arc::clone(metrics))
+                .map_err(|error| Failure::because("cannot use the cluster", &error))?;
+            Ok(Arc::new(log))
         }
     }
 }

@@ -78,6 +78,7 @@ fn options(reader: &mut Reader, raw: &RawKafka, wanted: &Wanted<'_>) -> Options 
     let replication = raw.replication.text();
     let mut options = Options::new(&raw.brokers.text(), wanted.data.to_owned());
     options.group = raw.group.text();
+    options.prefix = raw.prefix.text();
     options.instance = raw.instance.text();
     // What is no number is refused with the others that are out of bounds.
     options.replication = replication.parse().unwrap_or(0);

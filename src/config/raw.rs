@@ -59,6 +59,7 @@ pub(super) struct RawConfig {
 pub(super) struct RawKafka {
     pub(super) brokers: Scalar,
     pub(super) group: Scalar,
+    pub(super) prefix: Scalar,
     pub(super) instance: Scalar,
     pub(super) replication: Scalar,
     pub(super) downtime: Scalar,
