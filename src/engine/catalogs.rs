@@ -14,6 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 use trailproof_topology::catalog::{Catalog, CatalogMark};
@@ -39,6 +40,10 @@ const READ: ReadLimits = ReadLimits { records: 64, bytes: 16 << 20 };
 
 /// Tries to bring a catalog into force while other instances do the same.
 const TRIES_MAX: u32 = 20;
+
+/// Looks for what was published, and the pause between two.
+const LOOKS_MAX: u32 = 1_000;
+const LOOK: Duration = Duration::from_millis(20);
 
 /// One version and the mark that names it.
 #[derive(Clone)]
@@ -159,10 +164,23 @@ impl Read {
         if let Some(next) = self.next_version(wanted) {
             let topic_id = self.topic_id.clone().unwrap_or_else(random_hex);
             publisher.publish(&[version_record(&next, topic_id)], [0; LANES], 0)?;
-            self.go_on(broker)?;
+            self.wait_for(broker, next.version)?;
             tracing::info!(version = next.version, "a new catalog is in force");
         }
         self.write_marks(broker, &mut *publisher)
+    }
+
+    /// Reads until a version that was published is there: on Kafka, what was committed shows a
+    /// moment later.
+    fn wait_for(&mut self, broker: &dyn Broker, version: u64) -> Result<(), Error> {
+        for _ in 0..LOOKS_MAX {
+            self.go_on(broker)?;
+            if self.versions.contains_key(&version) {
+                return Ok(());
+            }
+            std::thread::sleep(LOOK);
+        }
+        Err(Error::Unavailable("the catalog that was published does not show; start again".into()))
     }
 
     /// `wanted` as the next version; `None` where the newest one says the same.

@@ -88,6 +88,21 @@ fn partitions_move_while_traces_flow() {
     }
 }
 
+#[test]
+fn a_catalog_that_another_instance_brings_into_force_holds_here_too() {
+    let mut world = World::new();
+    let first = world.start(0);
+    world.hub.give(0, &all());
+    world.append(2);
+    until("the first traces", || settled(&first) && viewed(&first) == 8);
+    world.catalog.region = "north".to_owned();
+    let second = world.start(1);
+    assert_eq!(second.catalog().version, 2);
+    world.append(2);
+    until("the new version", || first.catalog().version == 2 && viewed(&first) == 16);
+    audit(&world, &[&first, &second]);
+}
+
 /// A store whose puts wait until they are let through.
 struct Slow {
     inner: Arc<dyn ObjectStore>,
