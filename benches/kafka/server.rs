@@ -13,7 +13,6 @@ pub(crate) const PARTITIONS: i32 = 8;
 /// What a measurement's instances share.
 pub(crate) struct Setup {
     pub(crate) folder: PathBuf,
-    pub(crate) accounts: u64,
 }
 
 impl Setup {
@@ -39,7 +38,7 @@ impl Setup {
             .expect("writing to a string cannot fail");
         }
         std::fs::write(folder.join("trailproof.toml"), text).expect("a file");
-        Self { folder: folder.to_owned(), accounts }
+        Self { folder: folder.to_owned() }
     }
 }
 

@@ -1,5 +1,7 @@
 //! A client as cheap as can be, because it shares the cores with what it measures.
 
+#![allow(dead_code)]
+
 use std::io::{Error, Read, Write};
 use std::net::TcpStream;
 
