@@ -12,7 +12,7 @@ CARGO_TARGET_DIR ?= target
 DATA ?= ./trailproof-data
 LISTEN ?= 127.0.0.1:8473
 
-.PHONY: help setup build run test kafka bench fmt lint check clean-data
+.PHONY: help setup build run test kafka bench bench-kafka faults soak fmt lint check clean-data
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,16 @@ kafka: setup ## a scratch Apache Kafka on free ports, in the foreground, until C
 
 bench: setup ## the benchmarks: a table, and target/bench.json
 	.ci/bench
+
+bench-kafka: setup ## whole processes on a real Kafka beside a plain consumer; adds to target/bench.json
+	.ci/kafka fetch
+	$(CARGO) bench --profile release --locked --bench kafka
+
+faults: build ## exactly once on a real Kafka: 100,000 traces, 33 faults, about ten minutes
+	.ci/cluster faults
+
+soak: build ## half an hour on Kafka and S3 with an outage and a full disk (root: it mounts a tmpfs)
+	.ci/cluster soak
 
 fmt: ## format the sources
 	$(CARGO) fmt --all
