@@ -114,4 +114,4 @@ def jars():
     """The folder that `.ci/kafka fetch` filled."""
     cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
     tools = os.environ.get("TRAILPROOF_TOOLS", f"{cache}/trailproof-tools")
-    return Path(os.environ.get("TRAILPROOF_KAFKA_JARS", f"{tools}/kafka-4.3.1/lib"))
+    return Path(os.environ.get("KAFKA_JARS", f"{tools}/kafka-4.3.1/lib"))

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from broker import Broker, Failure, jars, poll
-from instance import Instance, configuration
+from instance import Instance, configuration, passphrase
 from outcome import check_files, check_notifications, compare, contents, listed, sent_traces
 from traffic import Traffic
 
@@ -163,8 +163,7 @@ def undisturbed(options, home, broker, sent, objects, keys):
 def run(options, home):
     objects, keys, config = home / "objects", home / "keys", home / "trailproof.toml"
     chance = random.Random(options.seed)
-    passphrase = Path(f"{keys}.passphrase")
-    passphrase.write_text("of this run only\n")
+    passphrase(keys)
     with Broker(jars(), home / "kafka") as broker:
         configuration(config, brokers=broker.address, group="trailproof", keys=keys,
                       objects=f'url = "file://{objects}"')

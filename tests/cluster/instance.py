@@ -55,6 +55,13 @@ def configuration(path, **values):
     Path(path).write_text(text)
 
 
+def passphrase(keys):
+    """Writes the passphrase of the shared keys, for nobody else to read."""
+    path = Path(f"{keys}.passphrase")
+    path.touch(mode=0o600)
+    path.write_text("of this run only\n")
+
+
 class Instance:
     """One process on a folder of its own; killed and started again it keeps the folder."""
 

@@ -18,7 +18,7 @@ import urllib.request
 from pathlib import Path
 
 from broker import Broker, Failure, jars, poll
-from instance import Instance, configuration
+from instance import Instance, configuration, passphrase
 from outcome import check_files, check_notifications, listed, sent_traces, wanted_notifications
 from store import Store
 from traffic import Traffic, read
@@ -142,7 +142,7 @@ def settle(store, broker, folder, keys, instances):
 
 def run(options, home):
     keys, config = home / "keys", home / "trailproof.toml"
-    Path(f"{keys}.passphrase").write_text("of this run only\n")
+    passphrase(keys)
     environment = {**os.environ, "AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any"}
     with (
         Broker(jars(), home / "kafka") as broker,
