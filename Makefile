@@ -37,7 +37,7 @@ bench: setup ## the benchmarks: a table, and target/bench.json
 	.ci/bench
 
 bench-kafka: setup ## whole processes on a real Kafka beside a plain consumer; adds to target/bench.json
-	.ci/kafka fetch
+	@.ci/kafka fetch >/dev/null
 	$(CARGO) bench --profile release --locked --bench kafka
 
 faults: build ## exactly once on a real Kafka: 100,000 traces, 33 faults, about ten minutes

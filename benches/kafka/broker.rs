@@ -21,7 +21,7 @@ impl Broker {
             .expect("the broker's script starts");
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         let address = lines
-            .find_map(|line| line.ok()?.strip_prefix("kafka: ").map(str::to_owned))
+            .find_map(|line| Some(line.ok()?.split_once("listens at ")?.1.to_owned()))
             .expect("the broker says its address");
         // Whatever else it says is read, so that it never waits for us.
         std::thread::spawn(move || lines.for_each(drop));

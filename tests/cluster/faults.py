@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from broker import Broker, Failure, jars, poll
+from broker import Broker, Failure, poll
 from instance import Instance, configuration, passphrase
 from outcome import check_files, check_notifications, compare, contents, listed, sent_traces
 from traffic import Traffic
@@ -60,6 +60,8 @@ class Cluster:
 
     def remove(self):
         instance = self.one()
+        # Before it serves, SIGTERM ends it as it ends any process.
+        instance.wait_ready()
         self.instances.remove(instance)
         instance.terminate()
         self.retired.append(instance)
@@ -164,7 +166,7 @@ def run(options, home):
     objects, keys, config = home / "objects", home / "keys", home / "trailproof.toml"
     chance = random.Random(options.seed)
     passphrase(keys)
-    with Broker(jars(), home / "kafka") as broker:
+    with Broker(home / "kafka") as broker:
         configuration(config, brokers=broker.address, group="trailproof", keys=keys,
                       objects=f'url = "file://{objects}"')
         cluster = Cluster(options.binary, home, config, chance)

@@ -17,7 +17,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from broker import Broker, Failure, jars, poll
+from broker import Broker, Failure, poll
 from instance import Instance, configuration, passphrase
 from outcome import check_files, check_notifications, listed, sent_traces, wanted_notifications
 from store import Store
@@ -145,7 +145,7 @@ def run(options, home):
     passphrase(keys)
     environment = {**os.environ, "AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any"}
     with (
-        Broker(jars(), home / "kafka") as broker,
+        Broker(home / "kafka") as broker,
         Store(home) as store,
         SmallDisk(home / "instance-2") as disk,
     ):
