@@ -36,7 +36,7 @@ kafka: setup ## a scratch Apache Kafka on free ports, in the foreground, until C
 bench: setup ## the benchmarks: a table, and target/bench.json
 	.ci/bench
 
-bench-kafka: setup ## whole processes on a real Kafka beside a plain consumer; adds to target/bench.json
+bench-kafka: setup ## whole processes on Kafka beside a plain consumer; into target/bench.json
 	@.ci/kafka fetch >/dev/null
 	$(CARGO) bench --profile release --locked --bench kafka
 

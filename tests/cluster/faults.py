@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from broker import Broker, Failure, poll
-from instance import Instance, configuration, passphrase
+from instance import ACCOUNTS, Instance, configuration, passphrase
 from outcome import check_files, check_notifications, compare, contents, listed, sent_traces
 from traffic import Traffic
 
@@ -98,7 +98,8 @@ def inject(cluster, broker, each, broker_kills, traffic):
                 said = instance.log.read_text(errors="replace")[-3000:]
                 raise Failure(f"{instance.name} ended by itself after {fault}:\n{said}")
         time.sleep(chance.uniform(0.5, 4))
-        print(f"faults: {number + 1}/{len(faults)} {fault}; {traffic.acknowledged} sent", flush=True)
+        sent = traffic.acknowledged
+        print(f"faults: {number + 1}/{len(faults)} {fault}; {sent} sent", flush=True)
 
 
 def wait_until_listed(folder, wanted, seconds):
@@ -118,7 +119,7 @@ def produce_cloudtrail(cluster, folder):
         instance = cluster.one()
         done = subprocess.run(
             [instance.binary, "produce", "--server", instance.url, "--json",
-             "--format", "cloudtrail", str(path)],
+             "--format", "cloudtrail", "--account", ACCOUNTS[0], str(path)],
             capture_output=True, check=False, timeout=120, text=True,
         )
         if done.returncode != 0:

@@ -101,7 +101,7 @@ def outage(options, store, broker, instances):
     time.sleep(max(0, options.outage - (time.monotonic() - begun)))
     most = pending(instances)
     store.resume()
-    print(f"soak: the store is back after {options.outage} s; {most:.0f} effects waited", flush=True)
+    print(f"soak: the store is back; {most:.0f} effects waited", flush=True)
     poll("what waited is delivered", lambda: pending(instances) < most / 2 or None, 300)
 
 
