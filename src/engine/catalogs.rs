@@ -45,6 +45,9 @@ const TRIES_MAX: u32 = 20;
 const LOOKS_MAX: u32 = 1_000;
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Looks for what another instance publishes before it is done once more, at least.
+const GIVE_WAY_LOOKS: u32 = 50;
+
 /// One version and the mark that names it.
 #[derive(Clone)]
 struct Version {
@@ -141,8 +144,10 @@ pub fn bring_into_force(
     let mut read = Read::default();
     for attempt in 1.. {
         match read.bring_into_force(&**broker, &wanted) {
-            // Another instance came between: what it did is in the log now.
-            Err(Error::Fenced(_)) if attempt < TRIES_MAX => {}
+            // Another instance came between: what it did is in the log soon.
+            Err(Error::Fenced(_)) if attempt < TRIES_MAX => {
+                read.give_way(&**broker, &wanted)?;
+            }
             outcome => {
                 outcome?;
                 break;
@@ -168,6 +173,21 @@ impl Read {
             tracing::info!(version = next.version, "a new catalog is in force");
         }
         self.write_marks(broker, &mut *publisher)
+    }
+
+    /// Lets another instance finish that does the same. Of two that gave way to each other, one
+    /// comes back first: the pauses are random.
+    fn give_way(&mut self, broker: &dyn Broker, wanted: &Catalog) -> Result<(), Error> {
+        let mut jitter = [0];
+        aws_lc_rs::rand::fill(&mut jitter).unwrap_or_default();
+        for _ in 0..GIVE_WAY_LOOKS + u32::from(jitter[0]) {
+            self.go_on(broker)?;
+            if self.next_version(wanted).is_none() && self.is_marked() {
+                break;
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
     }
 
     /// Reads until a version that was published is there: on Kafka, what was committed shows a
