@@ -3,7 +3,8 @@
 //! Metadata is a side file `<key>.meta.json`, an object of names and values, on disk before its
 //! object appears; a side file without an object is what a crash left behind, and is ignored.
 //! Objects are written to `<root>/.tmp` and linked into place, so nobody sees half of one and
-//! nothing is ever overwritten.
+//! nothing is ever overwritten. Several processes may write to one directory, as instances of a
+//! group on one file system do.
 //!
 //! **Invariant:** an answered put is durable: file, side file and every directory above them. No
 //! path leaves the root, not by a segment and not by a symbolic link.
@@ -14,6 +15,7 @@ use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::{Error, Metadata, Object, ObjectStore, Put};
 
@@ -25,10 +27,15 @@ const KEY_BYTES_MAX: usize = 1_024;
 /// Puts of one key wait for each other; others rarely do.
 const LOCKS: usize = 32;
 
-/// A directory as object store. One process at a time may write to it.
+/// A file in `.tmp` that has not been touched for this long belongs to no put any more.
+const STALE: Duration = Duration::from_secs(3_600);
+
+/// A directory as object store.
 pub struct DirectoryStore {
     root: PathBuf,
     locks: [Mutex<()>; LOCKS],
+    /// Tells this process's temporary files from those of another machine's process.
+    token: u32,
     temporary: AtomicU64,
 }
 
@@ -40,12 +47,8 @@ impl DirectoryStore {
     /// [`Error::Unavailable`]: the directory cannot be made or read.
     pub fn open(root: &Path) -> Result<Self, Error> {
         let tmp = root.join(TMP);
-        let result = create_directories(&tmp).and_then(|()| {
-            for entry in fs::read_dir(&tmp)? {
-                fs::remove_file(entry?.path())?;
-            }
-            Ok(())
-        });
+        let result = create_directories(&tmp)
+            .and_then(|()| fs::read_dir(&tmp)?.try_for_each(|entry| remove_stale(&entry?.path())));
         result.map_err(|error| failed(root, &error))?;
         Self::read(root)
     }
@@ -58,7 +61,11 @@ impl DirectoryStore {
         // The true path, against which every other one is held.
         let root = root.canonicalize().map_err(|error| failed(root, &error))?;
         let locks = std::array::from_fn(|_| Mutex::new(()));
-        Ok(Self { root, locks, temporary: AtomicU64::new(0) })
+        let mut token = [0; 4];
+        aws_lc_rs::rand::fill(&mut token)
+            .map_err(|_| Error::Unavailable("there are no random bytes".to_owned()))?;
+        let token = u32::from_be_bytes(token);
+        Ok(Self { root, locks, token, temporary: AtomicU64::new(0) })
     }
 
     fn path(&self, bucket: &str, key: &str) -> Result<PathBuf, Error> {
@@ -87,7 +94,7 @@ impl DirectoryStore {
     /// Writes a file to `.tmp`, synced.
     fn write_temporary(&self, bytes: &[u8]) -> io::Result<Temporary> {
         let number = self.temporary.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{number}", std::process::id());
+        let name = format!("{}-{:x}-{number}", std::process::id(), self.token);
         let path = self.root.join(TMP).join(name);
         let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
         let temporary = Temporary(path);
@@ -103,18 +110,52 @@ impl DirectoryStore {
         }
         let names: BTreeMap<&str, &str> =
             metadata.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let side = self.write_temporary(&serde_json::to_vec(&names)?)?;
+        let names = serde_json::to_vec(&names)?;
+        let side = self.write_temporary(&names)?;
         let object = self.write_temporary(bytes)?;
-        fs::rename(&side.0, side_of(path))?;
-        File::open(folder)?.sync_all()?;
+        // Held until the object is there, so that nobody changes the side file in between.
+        let held = File::open(folder)?;
+        held.lock_shared()?;
+        if !put_side(&side.0, &side_of(path), &names)? {
+            // What lies there is of a put that crashed, or of one that is under way elsewhere.
+            held.unlock()?;
+            held.lock()?;
+            if path.symlink_metadata().is_ok() {
+                return found(path, folder);
+            }
+            fs::rename(&side.0, side_of(path))?;
+        }
+        held.sync_all()?;
         match fs::hard_link(&object.0, path) {
             Ok(()) => {
-                File::open(folder)?.sync_all()?;
+                held.sync_all()?;
                 Ok(Put::Created)
             }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => found(path, folder),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Puts a side file where there is none; whether there is one that says the same now.
+fn put_side(temporary: &Path, side: &Path, names: &[u8]) -> io::Result<bool> {
+    match fs::hard_link(temporary, side) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(fs::read(side)? == names),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a temporary file that no put can be writing any more.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let removed = fs::metadata(path).and_then(|metadata| {
+        let age = metadata.modified()?.elapsed().unwrap_or_default();
+        if age < STALE { Ok(()) } else { fs::remove_file(path) }
+    });
+    match removed {
+        // Its own put, or another instance's start, was faster.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
     }
 }
 

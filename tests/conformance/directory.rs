@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::time::{Duration, SystemTime};
 
 use trailproof::object::directory::DirectoryStore;
 use trailproof::object::{Error, ObjectStore, Put};
@@ -36,16 +37,45 @@ fn files_lie_where_they_are_documented_to_lie() {
 fn what_a_crash_left_behind_is_ignored_and_replaced() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir_all(folder.path().join(".tmp")).unwrap();
-    fs::write(folder.path().join(".tmp/1-0"), b"half").unwrap();
+    let left = fs::File::create(folder.path().join(".tmp/1-0")).unwrap();
+    left.set_modified(SystemTime::now() - Duration::from_secs(7_200)).unwrap();
+    fs::write(folder.path().join(".tmp/2-0"), b"another instance is writing it").unwrap();
     fs::create_dir_all(folder.path().join("b")).unwrap();
     fs::write(folder.path().join("b/k.meta.json"), b"{\"n\":\"old\"}").unwrap();
     let store = DirectoryStore::open(folder.path()).unwrap();
-    assert_eq!(fs::read_dir(folder.path().join(".tmp")).unwrap().count(), 0);
+    let kept: Vec<_> = fs::read_dir(folder.path().join(".tmp")).unwrap().collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
     assert!(keys(&store, "b", "").is_empty());
     assert_eq!(store.get("b", "k").unwrap(), None);
     let names = metadata(&[("n", "new")]);
     assert_eq!(store.put("b", "k", b"x", &names).unwrap(), Put::Created);
     assert_eq!(store.get("b", "k").unwrap().unwrap().metadata, names);
+}
+
+#[test]
+fn several_stores_write_to_one_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let stores: Vec<_> = (0..4).map(|_| DirectoryStore::open(folder.path()).unwrap()).collect();
+    let names = metadata(&[("n", "1")]);
+    let created: usize = std::thread::scope(|scope| {
+        let all: Vec<_> = stores
+            .iter()
+            .map(|store| {
+                let names = &names;
+                scope.spawn(move || {
+                    let put = |key: u32| store.put("b", &format!("f/{key}"), b"x", names).unwrap();
+                    (0..50).map(put).filter(|answer| *answer == Put::Created).count()
+                })
+            })
+            .collect();
+        all.into_iter().map(|one| one.join().unwrap()).sum()
+    });
+    assert_eq!(created, 50);
+    for key in 0..50 {
+        let found = stores[0].get("b", &format!("f/{key}")).unwrap().unwrap();
+        assert_eq!((found.bytes.as_slice(), &found.metadata), (b"x".as_slice(), &names));
+    }
+    assert_eq!(fs::read_dir(folder.path().join(".tmp")).unwrap().count(), 0);
 }
 
 #[test]
