@@ -61,15 +61,26 @@ fn thread_time() -> Duration {
     Duration::from_nanos(nanos)
 }
 
-fn field(part: &mut Part, spans: &mut [Span; ATTRIBUTES], attribute: Attribute, value: &str) {
+fn field(
+    part: &mut Part,
+    trace: u32,
+    spans: &mut [Span; ATTRIBUTES],
+    attribute: Attribute,
+    value: &str,
+) {
     let name = attribute.name();
     part.text.extend_from_slice(b",\"");
     part.text.extend_from_slice(name.as_bytes());
     part.text.extend_from_slice(b"\":\"");
-    let start = part.text.len() as u32;
     part.text.extend_from_slice(value.as_bytes());
+    spans[attribute as usize] = last(part, trace, value.len());
     part.text.push(b'"');
-    spans[attribute as usize] = Span { start, length: value.len() as u32 };
+}
+
+/// The last `length` bytes of a part, as a span of the trace that begins at `trace`.
+fn last(part: &Part, trace: u32, length: usize) -> Span {
+    let start = part.text.len() - length - trace as usize;
+    Span::text(start, length).expect("these traces are small")
 }
 
 /// Appends one trace of about 790 bytes.
@@ -83,7 +94,7 @@ fn push(part: &mut Part, random: &mut Random, service: usize, offset: u64, strea
     );
     let mut spans = [Span::ABSENT; ATTRIBUTES];
     let user = random.skewed(USERS);
-    let mut set = |attribute, value: &str| field(part, &mut spans, attribute, value);
+    let mut set = |attribute, value: &str| field(part, start, &mut spans, attribute, value);
     set(Attribute::ServiceType, SERVICES[service]);
     set(Attribute::ResourceType, &format!("type{service}-{}", random.below(4)));
     set(Attribute::TraceName, &format!("operation{service}x{}", random.skewed(24)));
@@ -120,9 +131,8 @@ fn push(part: &mut Part, random: &mut Random, service: usize, offset: u64, strea
     part.text
         .extend_from_slice(b",\"user\":{\"domain\":{\"name\":\"dev\",\"id\":\"d1\"},\"name\":\"");
     let mut inside = |attribute: Attribute, value: String, then: &str| {
-        let start = part.text.len() as u32;
         part.text.extend_from_slice(value.as_bytes());
-        spans[attribute as usize] = Span { start, length: value.len() as u32 };
+        spans[attribute as usize] = last(part, start, value.len());
         part.text.extend_from_slice(then.as_bytes());
     };
     inside(Attribute::User, format!("user-{user:04}"), "\",\"id\":\"");
@@ -137,7 +147,16 @@ fn push(part: &mut Part, random: &mut Random, service: usize, offset: u64, strea
     part.text.resize(start as usize + filled.max(786), b'n');
     part.text.extend_from_slice(b"\\\"}\"}");
     let length = part.text.len() as u32 - start;
-    part.entries.push(Entry { offset, stream_time_ms, time_ms, start, length, spans });
+    part.entries.push(Entry {
+        offset,
+        stream_time_ms,
+        time_ms,
+        start,
+        length,
+        side_start: 0,
+        side_length: 0,
+        spans,
+    });
 }
 
 /// A partition being filled.

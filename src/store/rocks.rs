@@ -28,7 +28,7 @@ use crate::fault::{Fault, fault, headless};
 use crate::memory_budget::MemoryBudget;
 
 /// Format of the rows; another one is rebuilt from the log.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 /// A file that says what damage was found in a folder; with it, the folder is not opened again.
 const MARK: &str = "DAMAGED";
 /// Damaged folders that are kept beside a store.

@@ -15,6 +15,7 @@ use std::sync::OnceLock;
 use crate::attribute::{ATTRIBUTES, Attribute};
 use crate::columns::Columns;
 use crate::input::{Millis, Offset};
+use crate::trace::VALUE_BYTES_MAX;
 use crate::varint;
 
 /// Text bytes at which a chunk closes.
@@ -26,21 +27,40 @@ pub const SEPARATOR_BYTES: usize = 2;
 /// Ends a trace file.
 pub const FILE_END: &[u8] = b"\n]\n";
 
-/// Where an attribute's value lies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Span {
-    /// First byte, in the part's text or, where `escaped`, in its side text.
-    pub start: u32,
-    /// Bytes of the value. `u32::MAX`: the trace has no such value.
-    pub length: u32,
-}
+/// Where an attribute's value lies, in one word: whether in the side text (1 bit), first byte
+/// (20 bits) and bytes (11 bits). A value that would not fit lies in the side text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(u32);
 
 impl Span {
     /// Says that a trace lacks the attribute.
-    pub const ABSENT: Self = Self { start: 0, length: u32::MAX };
-    /// Set in `start` where the value lies in the side text, because it stands escaped in the
-    /// trace.
-    pub const SIDE: u32 = 1 << 31;
+    pub const ABSENT: Self = Self(u32::MAX);
+    const SIDE: u32 = 1 << 31;
+    const LENGTH_BITS: u32 = 11;
+    const START_MAX: usize = (1 << 20) - 1;
+
+    /// A value in the trace's own text, `start` bytes after its first one. `None` where a span
+    /// cannot say so.
+    #[must_use]
+    pub fn text(start: usize, length: usize) -> Option<Self> {
+        (start <= Self::START_MAX && length <= VALUE_BYTES_MAX)
+            .then_some(Self(((start as u32) << Self::LENGTH_BITS) | length as u32))
+    }
+
+    /// A value in the trace's side text, as [`Span::text`].
+    #[must_use]
+    pub fn side(start: usize, length: usize) -> Option<Self> {
+        Self::text(start, length).map(|span| Self(span.0 | Self::SIDE))
+    }
+
+    fn is_side(self) -> bool {
+        self.0 & Self::SIDE != 0
+    }
+
+    fn range(self) -> std::ops::Range<usize> {
+        let start = ((self.0 & !Self::SIDE) >> Self::LENGTH_BITS) as usize;
+        start..start + (self.0 & ((1 << Self::LENGTH_BITS) - 1)) as usize
+    }
 }
 
 /// One trace of a part.
@@ -56,6 +76,10 @@ pub struct Entry {
     pub start: u32,
     /// Bytes of the stored trace.
     pub length: u32,
+    /// First byte of its side text in the part's.
+    pub side_start: u32,
+    /// Bytes of its side text.
+    pub side_length: u32,
     /// Attribute values by [`Attribute`] number.
     pub spans: [Span; ATTRIBUTES],
 }
@@ -65,7 +89,7 @@ pub struct Entry {
 pub struct Part {
     /// Separators and stored traces.
     pub text: Vec<u8>,
-    /// Unescaped values of attributes that stand escaped in the text.
+    /// Values of attributes that do not stand in the text as they are: escaped ones, derived ids.
     pub side: Vec<u8>,
     /// The traces, in offset order.
     pub entries: Vec<Entry>,
@@ -74,6 +98,12 @@ pub struct Part {
 }
 
 impl Part {
+    /// Offset of the first trace; 0 where there is none.
+    #[must_use]
+    pub fn first_offset(&self) -> Offset {
+        self.entries.first().map_or(0, |entry| entry.offset)
+    }
+
     /// The stored bytes of a trace.
     #[must_use]
     pub fn trace(&self, entry: &Entry) -> &[u8] {
@@ -87,12 +117,12 @@ impl Part {
         if span == Span::ABSENT {
             return None;
         }
-        let (source, start) = if span.start & Span::SIDE == 0 {
-            (&self.text, span.start as usize)
+        let (source, start, length) = if span.is_side() {
+            (&self.side, entry.side_start as usize, entry.side_length as usize)
         } else {
-            (&self.side, (span.start & !Span::SIDE) as usize)
+            (&self.text, entry.start as usize, entry.length as usize)
         };
-        source.get(start..start + span.length as usize)
+        source.get(start..start + length)?.get(span.range())
     }
 
     /// The part's columns, made on first use.

@@ -8,23 +8,29 @@ fn part(traces: &[(u64, i64, i64, [Option<&str>; ATTRIBUTES])]) -> Part {
     let mut part = Part::default();
     for (at, (offset, stream_time_ms, time_ms, values)) in traces.iter().enumerate() {
         part.text.extend_from_slice(b",\n");
-        let start = part.text.len() as u32;
+        let (start, side_start) = (part.text.len(), part.side.len());
         let mut spans = [Span::ABSENT; ATTRIBUTES];
         for (span, value) in spans.iter_mut().zip(values) {
             let Some(value) = value else { continue };
             // Every other trace has its values in the side text.
-            let (text, side) =
-                if at % 2 == 0 { (&mut part.text, 0) } else { (&mut part.side, Span::SIDE) };
-            *span = Span { start: text.len() as u32 | side, length: value.len() as u32 };
-            text.extend_from_slice(value.as_bytes());
+            let length = value.len();
+            *span = if at % 2 == 0 {
+                part.text.extend_from_slice(value.as_bytes());
+                Span::text(part.text.len() - length - start, length)
+            } else {
+                part.side.extend_from_slice(value.as_bytes());
+                Span::side(part.side.len() - length - side_start, length)
+            }
+            .unwrap();
         }
-        let length = part.text.len() as u32 - start;
         part.entries.push(Entry {
             offset: *offset,
             stream_time_ms: *stream_time_ms,
             time_ms: *time_ms,
-            start,
-            length,
+            start: start as u32,
+            length: (part.text.len() - start) as u32,
+            side_start: side_start as u32,
+            side_length: (part.side.len() - side_start) as u32,
             spans,
         });
     }

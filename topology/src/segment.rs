@@ -10,14 +10,14 @@
 
 use std::sync::Arc;
 
-use crate::attribute::{ATTRIBUTES, Attribute};
-use crate::chunk::{CHUNK_BYTES, Chunk, Entry, FILE_END, Part, SEPARATOR_BYTES, Span};
+use crate::chunk::{CHUNK_BYTES, Chunk, FILE_END, Part, SEPARATOR_BYTES};
 use crate::columns::Columns;
 use crate::input::{Millis, Offset};
 use crate::key::{SegmentId, Table};
 use crate::merkle::{Frontier, Hash};
+use crate::pool::{Chain, Pool};
 use crate::state::Changes;
-use crate::trace::{Trace, VALUE_BYTES_MAX};
+use crate::trace::Trace;
 use crate::varint;
 
 /// Level at which chunks are compressed.
@@ -116,8 +116,8 @@ pub struct OpenSegment {
     pub summary: Summary,
     /// The open chunk's parts of earlier batches.
     pub parts: Vec<Arc<Part>>,
-    /// What the running batch added.
-    current: Part,
+    /// What the running batch added, in the pool.
+    pub current: Chain,
     /// Text bytes of the open chunk.
     pub open_bytes: usize,
 }
@@ -132,7 +132,7 @@ impl OpenSegment {
     /// A segment as it stood when its last chunk closed.
     #[must_use]
     pub fn resume(id: SegmentId, summary: Summary) -> Self {
-        Self { id, summary, parts: Vec::new(), current: Part::default(), open_bytes: 0 }
+        Self { id, summary, parts: Vec::new(), current: Chain::default(), open_bytes: 0 }
     }
 
     /// Text bytes that a trace of `length` bytes adds.
@@ -154,12 +154,6 @@ impl OpenSegment {
             && self.summary.file_bytes() + Self::grows_by(length) as u64 > file_bytes_max
     }
 
-    /// Whether the running batch added to the open chunk.
-    #[must_use]
-    pub fn touched(&self) -> bool {
-        !self.current.entries.is_empty()
-    }
-
     /// How much closing the open chunk is worth: its bytes, squared, over all of the segment's.
     /// Chunks that close at one weight are few for the memory that open ones take, because each is
     /// then as large as the root of the rate at which its segment grows.
@@ -171,38 +165,21 @@ impl OpenSegment {
     }
 
     /// Adds a trace to the open chunk.
-    pub fn push(&mut self, filing: &Filing<'_>) {
+    pub fn push(&mut self, pool: &mut Pool, filing: &Filing<'_>) {
         let first = self.summary.frontier.size() == 0;
-        let part = &mut self.current;
-        part.text.extend_from_slice(if first { b"[\n" } else { b",\n" });
-        let start = part.text.len();
-        let (head, body) = split_at_bracket(filing.record, filing.added);
-        part.text.extend_from_slice(head);
-        part.text.extend_from_slice(filing.added);
-        part.text.extend_from_slice(body);
-        let length = part.text.len() - start;
-        let spans = spans(part, filing, start);
-        let time_ms = filing.trace.indexed_time_ms();
-        part.entries.push(Entry {
-            offset: filing.offset,
-            stream_time_ms: filing.stream_time_ms,
-            time_ms,
-            start: start as u32,
-            length: length as u32,
-            spans,
-        });
-        self.open_bytes += Self::grows_by(length);
-        self.summary.add(filing.offset, time_ms, length, *filing.leaf);
+        let pushed = pool.push(if first { *b"[\n" } else { *b",\n" }, filing);
+        pool.link(&mut self.current, &pushed);
+        self.open_bytes += Self::grows_by(pushed.length);
+        self.summary.add(filing.offset, pushed.time_ms, pushed.length, *filing.leaf);
     }
 
     /// Shares what the running batch added; `None` where it added nothing that is still open.
-    pub fn freeze(&mut self) -> Option<Arc<Part>> {
-        if self.current.entries.is_empty() {
+    pub fn freeze(&mut self, pool: &mut Pool) -> Option<Arc<Part>> {
+        if self.current.is_empty() {
             return None;
         }
-        let mut part = std::mem::take(&mut self.current);
-        part.text.shrink_to_fit();
-        part.entries.shrink_to_fit();
+        let mut part = Part::default();
+        pool.take(&mut self.current, &mut part);
         let part = Arc::new(part);
         self.parts.push(Arc::clone(&part));
         Some(part)
@@ -210,23 +187,29 @@ impl OpenSegment {
 
     /// Closes the open chunk: its row, its columns and the segment's row. Returns the text bytes
     /// that are no longer open.
-    pub fn close_chunk(&mut self, scratch: &mut Scratch, changes: &mut Changes) -> usize {
+    pub fn close_chunk(
+        &mut self,
+        pool: &mut Pool,
+        scratch: &mut Scratch,
+        changes: &mut Changes,
+    ) -> usize {
         let mut parts: Vec<&Part> = self.parts.iter().map(AsRef::as_ref).collect();
-        if !self.current.entries.is_empty() {
-            parts.push(&self.current);
+        let mut last = std::mem::take(&mut scratch.last);
+        if !self.current.is_empty() {
+            pool.take(&mut self.current, &mut last);
+            parts.push(&last);
         }
-        if parts.is_empty() {
-            return 0;
+        if !parts.is_empty() {
+            let frame = scratch.compress(&parts);
+            let number = self.summary.chunks;
+            let key = |table| self.id.key(table).u32(number).done();
+            changes.put(key(Table::Chunk), Chunk::encode(&parts, frame));
+            changes.put(key(Table::Columns), Columns::of_parts(&parts).encode());
+            self.summary.chunks += 1;
+            changes.put(self.id.key(Table::Segment).done(), self.summary.encode());
         }
-        let frame = scratch.compress(&parts);
-        let number = self.summary.chunks;
-        let key = |table| self.id.key(table).u32(number).done();
-        changes.put(key(Table::Chunk), Chunk::encode(&parts, frame));
-        changes.put(key(Table::Columns), Columns::of_parts(&parts).encode());
-        self.summary.chunks += 1;
-        changes.put(self.id.key(Table::Segment).done(), self.summary.encode());
-        self.parts.clear();
-        self.current = Part::default();
+        scratch.keep(last);
+        self.parts = Vec::new();
         std::mem::take(&mut self.open_bytes)
     }
 }
@@ -241,46 +224,10 @@ pub(crate) fn split_at_bracket<'a>(record: &'a [u8], added: &[u8]) -> (&'a [u8],
     record.split_at(bracket)
 }
 
-/// Finds where the indexed values stand in the part's text.
-fn spans(part: &mut Part, filing: &Filing<'_>, start: usize) -> [Span; ATTRIBUTES] {
-    let origin = filing.record.as_ptr() as usize;
-    // Values stand behind the first bracket, so all of them move by what was added there.
-    let base = start + filing.added.len();
-    let mut spans = [Span::ABSENT; ATTRIBUTES];
-    for (span, value) in spans.iter_mut().zip(&filing.trace.values) {
-        let Some(value) = value else { continue };
-        let value = indexed(value);
-        let at = (value.as_ptr() as usize).wrapping_sub(origin);
-        let inside = at < filing.record.len() && at + value.len() <= filing.record.len();
-        *span = if inside {
-            Span { start: (base + at) as u32, length: value.len() as u32 }
-        } else {
-            aside(&mut part.side, value)
-        };
-    }
-    if let Some(trace_id) = filing.trace_id {
-        spans[Attribute::TraceId as usize] = aside(&mut part.side, trace_id);
-    }
-    spans
-}
-
-fn aside(side: &mut Vec<u8>, value: &str) -> Span {
-    let start = side.len() as u32 | Span::SIDE;
-    side.extend_from_slice(value.as_bytes());
-    Span { start, length: value.len() as u32 }
-}
-
-/// The part of a value that is indexed.
-fn indexed(value: &str) -> &str {
-    let mut end = value.len().min(VALUE_BYTES_MAX);
-    while !value.is_char_boundary(end) {
-        end -= 1;
-    }
-    &value[..end]
-}
-
 /// Buffers for closing chunks, kept between them.
 pub struct Scratch {
+    /// What the running batch added to the chunk.
+    last: Part,
     text: Vec<u8>,
     frame: Vec<u8>,
     compressor: Option<zstd::bulk::Compressor<'static>>,
@@ -295,7 +242,7 @@ impl std::fmt::Debug for Scratch {
 impl Default for Scratch {
     fn default() -> Self {
         let compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
-        Self { text: Vec::new(), frame: Vec::new(), compressor }
+        Self { last: Part::default(), text: Vec::new(), frame: Vec::new(), compressor }
     }
 }
 
@@ -303,18 +250,31 @@ impl Scratch {
     /// The frame of the parts' text.
     fn compress(&mut self, parts: &[&Part]) -> &[u8] {
         self.text.clear();
-        for part in parts {
-            self.text.extend_from_slice(&part.text);
-        }
+        // One huge trace must not keep its memory for ever.
+        self.text.shrink_to(4 * CHUNK_BYTES);
+        let text = match parts {
+            [part] => part.text.as_slice(),
+            _ => {
+                parts.iter().for_each(|part| self.text.extend_from_slice(&part.text));
+                self.text.as_slice()
+            }
+        };
         self.frame.clear();
-        self.frame.reserve(zstd::zstd_safe::compress_bound(self.text.len()));
+        self.frame.reserve(zstd::zstd_safe::compress_bound(text.len()));
         self.compressor
             .as_mut()
             .expect("a zstd context of level 1 needs 1 MiB, which there is")
-            .compress_to_buffer(&self.text, &mut self.frame)
+            .compress_to_buffer(text, &mut self.frame)
             .expect("the buffer holds the worst case");
-        // One huge trace must not keep its memory for ever.
-        self.text.shrink_to(4 * CHUNK_BYTES);
         &self.frame
+    }
+
+    /// Takes a part's buffers back, emptied.
+    fn keep(&mut self, mut part: Part) {
+        part.text.clear();
+        part.text.shrink_to(4 * CHUNK_BYTES);
+        part.side.clear();
+        part.entries.clear();
+        self.last = part;
     }
 }

@@ -29,6 +29,8 @@ enum Said {
 struct Log {
     records: Vec<(i64, Said)>,
     catalogs: BTreeMap<u64, trailproof_topology::catalog::Catalog>,
+    /// So little that chunks close early.
+    open_bytes_max: usize,
 }
 
 /// A log around cycle boundaries, with a catalog change in the middle.
@@ -61,14 +63,19 @@ fn log(seed: u64, length: usize) -> Log {
         }
     }
     records.push((now + 40_000, Said::Tick));
-    Log { records, catalogs }
+    Log { records, catalogs, open_bytes_max: 20_000 }
 }
 
 /// Runs a log with batches of at most `batch_max` records; `reload` loads the stage again after
 /// each batch.
 fn run(log: &Log, seed: u64, batch_max: u64, reload: bool) -> Memory {
-    // So little that chunks close early.
-    let setup = Setup { partition: 3, topic_id: "topic".into(), open_bytes_max: 20_000 };
+    run_reloading(log, seed, batch_max, u64::from(reload))
+}
+
+/// As [`run`], with one load in `batches` batches; 0: none.
+fn run_reloading(log: &Log, seed: u64, batch_max: u64, batches: u64) -> Memory {
+    let open_bytes_max = log.open_bytes_max;
+    let setup = Setup { partition: 3, topic_id: "topic".into(), open_bytes_max };
     let mut random = Random(seed);
     let mut rows = Memory::default();
     let mut stage = RecordStage::load(setup.clone(), &rows).unwrap();
@@ -88,7 +95,7 @@ fn run(log: &Log, seed: u64, batch_max: u64, reload: bool) -> Memory {
         stage.finish(&mut batch);
         rows.commit(&batch.changes);
         at = end;
-        if reload {
+        if batches > 0 && random.one_in(batches) {
             stage = RecordStage::load(setup.clone(), &rows).unwrap();
         }
     }
@@ -166,7 +173,8 @@ fn the_largest_trace_survives_a_restart() {
         (start + 2, Said::Tick),
         (start + 40_000, Said::Tick),
     ];
-    let log = Log { records, catalogs: BTreeMap::from([(1, catalog(1))]) };
+    let catalogs = BTreeMap::from([(1, catalog(1))]);
+    let log = Log { records, catalogs, open_bytes_max: 20_000 };
     let expected = segments(&run(&log, 0, 10_000, false));
     assert_eq!(segments(&run(&log, 0, 1, true)), expected);
     let stored = expected.values().next().unwrap();
@@ -233,4 +241,53 @@ fn files_hold_what_their_effects_say_and_closed_records_count_it() {
         assert_eq!(filed, counted, "seed {seed}");
         assert_eq!(next, log.records.len() as u64 - 1, "the last tick is in the next stretch");
     }
+}
+
+/// Text for more segments than may be open at full size, in one cycle.
+fn wide_log() -> Log {
+    let mut random = Random(11);
+    let mut catalog = catalog(1);
+    (catalog.cycle_ms, catalog.file_bytes_max) = (60_000, 64 << 20);
+    let now = 1_700_000_040_000i64;
+    let mut records = vec![(now, Said::Catalog(1))];
+    let padding = "x".repeat(4_000);
+    for at in 0..8_000 {
+        let service = random.below(150) * random.below(150) / 150;
+        let text = format!(
+            "{{\"time\":{now},\"service_type\":\"S{service}\",\"resource_type\":\"r\",\
+             \"trace_name\":\"n\",\"trace_type\":\"t\",\"trace_rating\":\"normal\",\"domain_id\":\"account-000\",\
+             \"trace_id\":\"{at}\",\"record_time\":1,\"request\":\"{padding}\"}}"
+        );
+        records.push((now, Said::Trace(text.into_bytes())));
+    }
+    records.push((now + 60_000, Said::Tick));
+    Log { records, catalogs: BTreeMap::from([(1, catalog)]), open_bytes_max: 4 << 20 }
+}
+
+/// The bound of open bytes is reached and the tail outgrows its own; neither batches nor loads
+/// show in a byte.
+#[test]
+fn chunks_that_close_early_do_so_by_the_log_alone() {
+    let log = wide_log();
+    let chunks = |rows: &Memory| {
+        let (from, to) = whole(Table::Chunk);
+        let mut chunks = Vec::new();
+        rows.scan(&from, &to, &mut |key, row| {
+            chunks.push((key.to_vec(), row.to_vec()));
+            true
+        })
+        .unwrap();
+        chunks
+    };
+    let plain = run(&log, 0, 100, false);
+    let (expected, said) = (chunks(&plain), effects(&plain));
+    let segment = |key: &[u8]| SegmentId::parse(key).unwrap().0;
+    let early = expected.windows(2).any(|pair| {
+        let text = Chunk::decode(&pair[0].1).unwrap().text().unwrap();
+        segment(&pair[0].0) == segment(&pair[1].0) && text.len() < 128 << 10
+    });
+    assert!(early, "the bound was not reached");
+    let reloaded = run_reloading(&log, 5, 900, 3);
+    assert!(chunks(&reloaded) == expected, "the chunks are others");
+    assert!(effects(&reloaded) == said, "the effects are others");
 }

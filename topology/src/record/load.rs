@@ -285,6 +285,9 @@ fn refill(
             return;
         };
         for entry in traces {
+            if open.is_closed(*number, &id, entry.offset) {
+                continue;
+            }
             let Ok(trace) = trace::parse_stored(entry.stored) else {
                 parsed = false;
                 return;

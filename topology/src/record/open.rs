@@ -4,6 +4,9 @@
 //! greatest [`OpenSegment::weight`] close, ties by tracker number and service: a rule of the log
 //! alone.
 
+mod tail;
+
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -12,8 +15,9 @@ use crate::effect::{Effect, Lane, SegmentFile};
 use crate::files::files_partition;
 use crate::input::{Millis, Offset, Position};
 use crate::invariant;
-use crate::key::{Key, SegmentId, Table, TrackerId, whole};
+use crate::key::{SegmentId, Table, TrackerId, whole};
 use crate::names::trace_file;
+use crate::pool::Pool;
 use crate::query;
 use crate::record::Setup;
 use crate::route::Router;
@@ -22,20 +26,29 @@ use crate::stage::Batch;
 use crate::tail::TailWriter;
 
 /// Text bytes in open chunks of one partition at most.
-pub const OPEN_BYTES_MAX: usize = 48 << 20;
+pub const OPEN_BYTES_MAX: usize = 56 << 20;
 
-/// Tail rows of so many times the bound of open text are replaced by one with everything open.
-const TAIL_FACTOR: usize = 2;
+/// Text bytes that a batch files before they leave the pool.
+const POOL_BYTES_MAX: usize = 48 << 20;
 
 /// Segments of one tracker that still take traces, by service.
 #[derive(Debug, Default)]
 pub struct OpenTracker {
-    /// By service.
-    pub segments: BTreeMap<Box<str>, OpenSegment>,
+    /// By number of the service.
+    segments: BTreeMap<u32, Box<OpenSegment>>,
     /// Changed since the last batch ended.
     dirty: bool,
     /// Changed since the view was last published.
     unpublished: bool,
+}
+
+impl OpenTracker {
+    /// The segments in order of service.
+    fn in_order(&self) -> Vec<&OpenSegment> {
+        let mut segments: Vec<_> = self.segments.values().map(AsRef::as_ref).collect();
+        segments.sort_unstable_by(|one, other| one.id.service.cmp(&other.id.service));
+        segments
+    }
 }
 
 /// What filing needs to know beside the trace.
@@ -61,6 +74,12 @@ pub struct OpenSegments {
     /// where the shorter one did that it replaces, so starts never go back.
     not_before: Option<Millis>,
     trackers: Vec<OpenTracker>,
+    /// Numbers of the services that segments are open of, given as they come.
+    services: BTreeMap<Box<str>, u32>,
+    /// What the running batch filed.
+    pool: Pool,
+    /// Whether the running batch has parts already.
+    settled: bool,
     open_bytes: usize,
     open_bytes_max: usize,
     dirty: Vec<u32>,
@@ -149,37 +168,39 @@ impl OpenSegments {
         let catalog = context.router.catalog();
         let tracker = context.router.tracker_at(number);
         let id = context.router.trackers()[number as usize].id;
-        let service = if tracker.sort_by_service {
+        let named = if tracker.sort_by_service {
             filing.trace.value(crate::attribute::Attribute::ServiceType).unwrap_or_default()
         } else {
             ""
         };
         self.touch(number);
-        let segments = &self.trackers[number as usize].segments;
-        let full = segments.get(service).map(|open| open.is_full(length, catalog.file_bytes_max));
-        if full == Some(true)
-            && let Some(segment) = self.trackers[number as usize].segments.remove(service)
+        let service = self.service(named);
+        let segments = &mut self.trackers[number as usize].segments;
+        let file_bytes_max = catalog.file_bytes_max;
+        if segments.get(&service).is_some_and(|open| open.is_full(length, file_bytes_max))
+            && let Some(segment) = segments.remove(&service)
         {
-            self.seal(segment, number, context, counts, position, batch);
-        }
-        if full != Some(false) {
-            let cycle_ms = self.cycle_ms().unwrap_or_default();
-            let service = service.to_owned();
-            let id = SegmentId { tracker: id, cycle_ms, service, part: filing.offset };
-            let key = id.service.clone().into_boxed_str();
-            self.trackers[number as usize].segments.insert(key, OpenSegment::new(id));
+            self.seal(*segment, number, context, counts, position, batch);
         }
         let segments = &mut self.trackers[number as usize].segments;
-        let segment = segments.get_mut(service).expect("inserted above where it was missing");
+        let segment = segments.entry(service).or_insert_with(|| {
+            let (cycle_ms, part) = (self.cycle.map_or(0, |(start, _)| start), filing.offset);
+            let service = named.to_owned();
+            Box::new(OpenSegment::new(SegmentId { tracker: id, cycle_ms, service, part }))
+        });
         assert!(
-            invariant::well_formed(segment, filing.offset, length, catalog.file_bytes_max),
+            invariant::well_formed(segment, filing.offset, length, file_bytes_max),
             "I5: a trace does not fit its segment"
         );
         if segment.chunk_is_full(length) {
-            self.open_bytes -= segment.close_chunk(&mut self.scratch, &mut batch.changes);
+            let changes = &mut batch.changes;
+            self.open_bytes -= segment.close_chunk(&mut self.pool, &mut self.scratch, changes);
         }
-        segment.push(filing);
+        segment.push(&mut self.pool, filing);
         self.open_bytes += OpenSegment::grows_by(length);
+        if self.pool.text().len() > POOL_BYTES_MAX {
+            self.settle();
+        }
         // A digest's count of filed traces is that of its files; a tracker may begin or cease to
         // have files in the midst of an interval.
         if tracker.transfers() {
@@ -202,26 +223,39 @@ impl OpenSegments {
         }
     }
 
+    /// The number of a service. Numbers begin anew with each cycle, so there are no more of them
+    /// than there were open segments.
+    fn service(&mut self, name: &str) -> u32 {
+        if let Some(number) = self.services.get(name) {
+            return *number;
+        }
+        let number = self.services.len() as u32;
+        self.services.insert(name.into(), number);
+        number
+    }
+
     /// Closes open chunks until a quarter of the bound is free, those first that are largest for
     /// how fast their segment grows: so the fewest chunks are made within the bound.
     fn close_largest(&mut self, batch: &mut Batch) {
-        let mut sizes: Vec<(u64, u32, u32)> = Vec::new();
+        let mut ranks = vec![0u32; self.services.len()];
+        (0..).zip(self.services.values()).for_each(|(rank, number)| ranks[*number as usize] = rank);
+        let mut order = Vec::new();
         for (number, tracker) in (0u32..).zip(&self.trackers) {
-            for (place, segment) in (0u32..).zip(tracker.segments.values()) {
-                sizes.push((segment.weight(), number, place));
+            for (service, segment) in &tracker.segments {
+                let weight = Reverse(segment.weight());
+                order.push((weight, number, ranks[*service as usize], *service));
             }
         }
-        // Stable: ties stay in order of tracker number and service.
-        sizes.sort_by_key(|(weight, ..)| std::cmp::Reverse(*weight));
-        for (_, number, place) in sizes {
+        order.sort_unstable();
+        for (_, number, _, service) in order {
             if self.open_bytes <= self.open_bytes_max / 4 * 3 {
                 break;
             }
             self.closed_early += 1;
             self.touch(number);
-            let mut segments = self.trackers[number as usize].segments.values_mut();
-            if let Some(segment) = segments.nth(place as usize) {
-                self.open_bytes -= segment.close_chunk(&mut self.scratch, &mut batch.changes);
+            if let Some(segment) = self.trackers[number as usize].segments.get_mut(&service) {
+                let changes = &mut batch.changes;
+                self.open_bytes -= segment.close_chunk(&mut self.pool, &mut self.scratch, changes);
             }
         }
     }
@@ -237,7 +271,8 @@ impl OpenSegments {
         batch: &mut Batch,
     ) {
         let Context { router, setup, slot } = *context;
-        self.open_bytes -= segment.close_chunk(&mut self.scratch, &mut batch.changes);
+        let changes = &mut batch.changes;
+        self.open_bytes -= segment.close_chunk(&mut self.pool, &mut self.scratch, changes);
         segment.summary.sealed = true;
         let row = segment.summary.encode();
         batch.changes.put(segment.id.key(Table::Segment).done(), row);
@@ -290,6 +325,7 @@ impl OpenSegments {
         let (from, to) = whole(Table::Tail);
         batch.changes.delete_range(from, to);
         self.tail_rows.clear();
+        self.services.clear();
     }
 
     fn seal_tracker(
@@ -309,8 +345,10 @@ impl OpenSegments {
         let account = router.trackers()[number as usize].account;
         let slot = counts.slot(&router.account_at(account).id);
         let context = Context { router, setup, slot };
-        for segment in segments.into_values() {
-            self.seal(segment, number, &context, counts, position, batch);
+        let mut segments: Vec<_> = segments.into_values().collect();
+        segments.sort_unstable_by(|one, other| one.id.service.cmp(&other.id.service));
+        for segment in segments {
+            self.seal(*segment, number, &context, counts, position, batch);
         }
     }
 
@@ -361,42 +399,6 @@ impl OpenSegments {
         (self.trackers, self.dirty, self.unpublished) = (moved, dirty, unpublished);
     }
 
-    /// Ends a batch: what it left open goes into the tail.
-    pub fn finish(&mut self, from: Offset, batch: &mut Batch) {
-        let bounded = invariant::within(self.open_bytes as u64, self.open_bytes_max as u64);
-        assert!(bounded, "I10: more text is open than may be");
-        for number in std::mem::take(&mut self.dirty) {
-            let tracker = &mut self.trackers[number as usize];
-            tracker.dirty = false;
-            for segment in tracker.segments.values_mut() {
-                if let Some(part) = segment.freeze() {
-                    self.tail.add(&segment.id, &part);
-                }
-            }
-        }
-        let kept: usize = self.tail_rows.iter().map(|(_, bytes)| bytes).sum();
-        if kept + self.tail.bytes() > TAIL_FACTOR * self.open_bytes_max {
-            self.rewrite_tail(from, batch);
-        }
-        if self.tail.bytes() > 0 {
-            self.tail_rows.push_back((from, self.tail.bytes()));
-            batch.changes.put(tail_key(from), self.tail.row());
-        }
-    }
-
-    /// Replaces the tail rows by one with all that is open.
-    fn rewrite_tail(&mut self, from: Offset, batch: &mut Batch) {
-        batch.changes.delete_range(tail_key(0), tail_key(from));
-        self.tails_rewritten += 1;
-        self.tail_rows.clear();
-        self.tail.clear();
-        for segment in self.trackers.iter().flat_map(|tracker| tracker.segments.values()) {
-            for part in &segment.parts {
-                self.tail.add(&segment.id, part);
-            }
-        }
-    }
-
     /// The open parts of every tracker: those that changed since the last call, the rest shared
     /// with `previous`.
     pub fn publish(&mut self, router: &Router, previous: &OpenTrackers) -> OpenTrackers {
@@ -412,8 +414,8 @@ impl OpenSegments {
             let tracker = &mut self.trackers[number as usize];
             tracker.unpublished = false;
             let segments: Vec<query::OpenSegment> = tracker
-                .segments
-                .values()
+                .in_order()
+                .into_iter()
                 .filter(|segment| !segment.parts.is_empty())
                 .map(|segment| query::OpenSegment {
                     segment: segment.id.clone(),
@@ -433,39 +435,6 @@ impl OpenSegments {
     /// Makes room for the catalog's trackers, when the stage is loaded.
     pub(super) fn resize(&mut self, trackers: usize) {
         self.trackers.resize_with(trackers, OpenTracker::default);
-    }
-
-    /// Puts back a segment of which rows tell, when the stage is loaded.
-    pub(super) fn restore(&mut self, number: u32, segment: OpenSegment) {
-        let service = segment.id.service.clone().into_boxed_str();
-        self.trackers[number as usize].segments.insert(service, segment);
-    }
-
-    /// Puts back a trace of the tail. The segment is made where it had no closed chunk.
-    pub(super) fn refill(&mut self, number: u32, id: &SegmentId, filing: &Filing<'_>) {
-        self.touch(number);
-        let segments = &mut self.trackers[number as usize].segments;
-        let segment = segments
-            .entry(id.service.as_str().into())
-            .or_insert_with(|| OpenSegment::new(id.clone()));
-        let closed =
-            segment.summary.frontier.size() > 0 && filing.offset <= segment.summary.last_offset;
-        if segment.id == *id && !closed {
-            segment.push(filing);
-            self.open_bytes += OpenSegment::grows_by(filing.record.len());
-        }
-    }
-
-    /// Notes a tail row that was read back, and shares what it put back.
-    pub(super) fn refilled(&mut self, from: Offset, bytes: usize) {
-        self.tail_rows.push_back((from, bytes));
-        for number in std::mem::take(&mut self.dirty) {
-            let tracker = &mut self.trackers[number as usize];
-            tracker.dirty = false;
-            for segment in tracker.segments.values_mut() {
-                segment.freeze();
-            }
-        }
     }
 }
 
@@ -489,9 +458,4 @@ fn kept_trackers(old: &Router, new: &Router) -> BTreeMap<TrackerId, ()> {
         .filter(|(number, routed)| known.get(&routed.id) == Some(&place(old, *number)))
         .map(|(_, routed)| (routed.id, ()))
         .collect()
-}
-
-/// The key of a tail row.
-fn tail_key(from: Offset) -> Vec<u8> {
-    Key::of(Table::Tail).u64(from).done()
 }

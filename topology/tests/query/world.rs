@@ -295,23 +295,34 @@ impl Lane {
 /// Adds a trace to a part, its values where they stand, or in the side text where escaped.
 fn push(part: &mut Part, offset: u64, stream_time_ms: i64, json: &[u8]) {
     part.text.extend_from_slice(b",\n");
-    let start = part.text.len() as u32;
+    let (start, side_start) = (part.text.len() as u32, part.side.len() as u32);
     let parsed = trace::parse(json).expect("the trace is one");
     let mut spans = [Span::ABSENT; ATTRIBUTES];
     for (span, value) in spans.iter_mut().zip(&parsed.values) {
         let Some(value) = value else { continue };
-        let length = value.len() as u32;
+        let length = value.len();
         let inside = json.windows(value.len().max(1)).position(|found| found == value.as_bytes());
         *span = match inside {
-            Some(at) if !value.is_empty() => Span { start: start + at as u32, length },
+            Some(at) if !value.is_empty() => Span::text(at, length),
             _ => {
-                let at = part.side.len() as u32;
+                let at = part.side.len() - side_start as usize;
                 part.side.extend_from_slice(value.as_bytes());
-                Span { start: at | Span::SIDE, length }
+                Span::side(at, length)
             }
-        };
+        }
+        .expect("the values are short");
     }
     part.text.extend_from_slice(json);
     let (length, time_ms) = (json.len() as u32, parsed.indexed_time_ms());
-    part.entries.push(Entry { offset, stream_time_ms, time_ms, start, length, spans });
+    let side_length = part.side.len() as u32 - side_start;
+    part.entries.push(Entry {
+        offset,
+        stream_time_ms,
+        time_ms,
+        start,
+        length,
+        side_start,
+        side_length,
+        spans,
+    });
 }

@@ -1,0 +1,206 @@
+//! The pool: what the running batch filed, in the order it came.
+//!
+//! Traces of thousands of segments come mixed. They go into one buffer, whose memory serves batch
+//! after batch, and a [`Chain`] in each segment says which are its own. When a chunk closes, or
+//! the batch ends, a chain becomes a [`Part`] of exactly its size.
+//!
+//! **Invariant:** a chain is valid until the pool is cleared, and every chain is taken before.
+
+use crate::attribute::{ATTRIBUTES, Attribute};
+use crate::chunk::{Entry, Part, SEPARATOR_BYTES, Span};
+use crate::segment::{Filing, split_at_bracket};
+use crate::trace::VALUE_BYTES_MAX;
+
+/// Text whose memory a cleared pool keeps: that of an ordinary batch.
+const KEPT_BYTES: usize = 20 << 20;
+
+/// Ends a chain.
+const END: u32 = u32::MAX;
+
+/// The traces of a running batch.
+#[derive(Debug, Default)]
+pub struct Pool {
+    /// Text, side text and entries of all of them.
+    all: Part,
+    /// By entry: the next one of its chain.
+    next: Vec<u32>,
+    /// Text bytes of traces that no chain has any more.
+    taken: usize,
+}
+
+/// The traces of one segment in a pool, in order.
+#[derive(Debug)]
+pub struct Chain {
+    first: u32,
+    last: u32,
+    count: u32,
+    text: u32,
+    side: u32,
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self { first: END, last: END, count: 0, text: 0, side: 0 }
+    }
+}
+
+impl Chain {
+    /// Whether it has no trace.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+impl Pool {
+    /// Adds a trace at the end of a chain, behind a separator. Answers its bytes as stored.
+    pub fn push(&mut self, separator: [u8; SEPARATOR_BYTES], filing: &Filing<'_>) -> Pushed {
+        let part = &mut self.all;
+        part.text.extend_from_slice(&separator);
+        let start = part.text.len();
+        let (head, body) = split_at_bracket(filing.record, filing.added);
+        part.text.extend_from_slice(head);
+        part.text.extend_from_slice(filing.added);
+        part.text.extend_from_slice(body);
+        let length = part.text.len() - start;
+        let side_start = part.side.len();
+        let spans = spans(&mut part.side, filing);
+        let time_ms = filing.trace.indexed_time_ms();
+        let side_length = (part.side.len() - side_start) as u32;
+        part.entries.push(Entry {
+            offset: filing.offset,
+            stream_time_ms: filing.stream_time_ms,
+            time_ms,
+            start: start as u32,
+            length: length as u32,
+            side_start: side_start as u32,
+            side_length,
+            spans,
+        });
+        self.next.push(END);
+        Pushed { at: self.next.len() as u32 - 1, length, side_length, time_ms }
+    }
+
+    /// Puts a trace that was pushed at the end of a chain.
+    pub fn link(&mut self, chain: &mut Chain, pushed: &Pushed) {
+        if chain.is_empty() {
+            chain.first = pushed.at;
+        } else {
+            self.next[chain.last as usize] = pushed.at;
+        }
+        chain.last = pushed.at;
+        chain.count += 1;
+        chain.text += (SEPARATOR_BYTES + pushed.length) as u32;
+        chain.side += pushed.side_length;
+    }
+
+    /// Copies a chain's traces to the end of `part`, and empties the chain.
+    pub fn take(&mut self, chain: &mut Chain, part: &mut Part) {
+        part.text.reserve_exact(chain.text as usize);
+        part.side.reserve_exact(chain.side as usize);
+        part.entries.reserve_exact(chain.count as usize);
+        let mut at = chain.first;
+        while at != END {
+            let entry = &self.all.entries[at as usize];
+            let (start, side) = (entry.start as usize, entry.side_start as usize);
+            let text = &self.all.text[start - SEPARATOR_BYTES..start + entry.length as usize];
+            let to = part.text.len() + SEPARATOR_BYTES;
+            part.text.extend_from_slice(text);
+            let mut moved =
+                Entry { start: to as u32, side_start: part.side.len() as u32, ..entry.clone() };
+            if moved.side_length > 0 {
+                let side = &self.all.side[side..side + moved.side_length as usize];
+                part.side.extend_from_slice(side);
+            } else {
+                moved.side_start = 0;
+            }
+            part.entries.push(moved);
+            at = self.next[at as usize];
+        }
+        self.taken += chain.text as usize;
+        *chain = Chain::default();
+    }
+
+    /// Text bytes of traces that a chain still has.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.all.text.len() - self.taken
+    }
+
+    /// The text of the whole batch.
+    #[must_use]
+    pub fn text(&self) -> &[u8] {
+        &self.all.text
+    }
+
+    /// The same, for what goes behind it before the pool is cleared.
+    pub fn text_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.all.text
+    }
+
+    /// Where the traces of a chain stand in [`Pool::text`], separators left out.
+    pub fn places<'a>(&'a self, chain: &Chain) -> impl Iterator<Item = u32> + 'a {
+        let mut at = chain.first;
+        std::iter::from_fn(move || {
+            let entry = self.all.entries.get(at as usize)?;
+            at = self.next[at as usize];
+            Some(entry.start)
+        })
+    }
+
+    /// Forgets the batch.
+    pub fn clear(&mut self) {
+        self.all.text.clear();
+        // One batch of huge traces must not keep its memory for ever.
+        self.all.text.shrink_to(KEPT_BYTES);
+        self.all.side.clear();
+        self.all.entries.clear();
+        self.next.clear();
+        self.taken = 0;
+    }
+}
+
+/// What became of a trace in the pool.
+#[derive(Clone, Copy, Debug)]
+pub struct Pushed {
+    at: u32,
+    side_length: u32,
+    /// Bytes as stored.
+    pub length: usize,
+    /// The event time as indexed.
+    pub time_ms: crate::input::Millis,
+}
+
+/// Finds where the indexed values stand in the stored trace.
+fn spans(side: &mut Vec<u8>, filing: &Filing<'_>) -> [Span; ATTRIBUTES] {
+    let origin = filing.record.as_ptr() as usize;
+    let side_start = side.len();
+    let mut aside = |value: &str| {
+        let start = side.len() - side_start;
+        side.extend_from_slice(value.as_bytes());
+        Span::side(start, value.len()).expect("16 values of 1 KiB are within a span's reach")
+    };
+    let mut spans = [Span::ABSENT; ATTRIBUTES];
+    for (span, value) in spans.iter_mut().zip(&filing.trace.values) {
+        let Some(value) = value else { continue };
+        let value = indexed(value);
+        let at = (value.as_ptr() as usize).wrapping_sub(origin);
+        let inside = at < filing.record.len() && at + value.len() <= filing.record.len();
+        // Values stand behind the first bracket, so all of them move by what was added there.
+        let within = inside.then(|| Span::text(filing.added.len() + at, value.len())).flatten();
+        *span = within.unwrap_or_else(|| aside(value));
+    }
+    if let Some(trace_id) = filing.trace_id {
+        spans[Attribute::TraceId as usize] = aside(trace_id);
+    }
+    spans
+}
+
+/// The part of a value that is indexed.
+fn indexed(value: &str) -> &str {
+    let mut end = value.len().min(VALUE_BYTES_MAX);
+    while !value.is_char_boundary(end) {
+        end -= 1;
+    }
+    &value[..end]
+}
