@@ -245,14 +245,13 @@ fn verify(server: &Server, figures: &mut Figures) {
     let objects = server.folder.join("data/objects");
     let (bytes, files) = folder_bytes(&objects);
     let begun = Instant::now();
-    let status = Command::new(env!("CARGO_BIN_EXE_trailproof"))
+    let run = Command::new(env!("CARGO_BIN_EXE_trailproof"))
         .arg("verify")
         .arg(&objects)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
+        .output()
         .expect("verify runs");
-    assert!(status.success(), "what the server wrote verifies");
+    let report = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "what the server wrote verifies: {report}");
     let seconds = begun.elapsed().as_secs_f64();
     let per_s = (None, None);
     figures.add("verify_mb_per_s", bytes as f64 / 1e6 / seconds, "MB/s", per_s, "higher");

@@ -83,6 +83,17 @@ fn last(part: &Part, trace: u32, length: usize) -> Span {
     Span::text(start, length).expect("these traces are small")
 }
 
+/// An entry whose values all stand in its text.
+fn entry(
+    offset: u64,
+    (stream_time_ms, time_ms): (i64, i64),
+    (start, length): (u32, u32),
+    spans: [Span; ATTRIBUTES],
+) -> Entry {
+    let (side_start, side_length) = (0, 0);
+    Entry { offset, stream_time_ms, time_ms, start, length, side_start, side_length, spans }
+}
+
 /// Appends one trace of about 790 bytes.
 fn push(part: &mut Part, random: &mut Random, service: usize, offset: u64, stream_time_ms: i64) {
     let time_ms = stream_time_ms - random.below(4_000) as i64;
@@ -147,16 +158,8 @@ fn push(part: &mut Part, random: &mut Random, service: usize, offset: u64, strea
     part.text.resize(start as usize + filled.max(786), b'n');
     part.text.extend_from_slice(b"\\\"}\"}");
     let length = part.text.len() as u32 - start;
-    part.entries.push(Entry {
-        offset,
-        stream_time_ms,
-        time_ms,
-        start,
-        length,
-        side_start: 0,
-        side_length: 0,
-        spans,
-    });
+    let times = (stream_time_ms, time_ms);
+    part.entries.push(entry(offset, times, (start, length), spans));
 }
 
 /// A partition being filled.
