@@ -255,8 +255,9 @@ fn wide_log() -> Log {
         let service = random.below(150) * random.below(150) / 150;
         let text = format!(
             "{{\"time\":{now},\"service_type\":\"S{service}\",\"resource_type\":\"r\",\
-             \"trace_name\":\"n\",\"trace_type\":\"t\",\"trace_rating\":\"normal\",\"domain_id\":\"account-000\",\
-             \"trace_id\":\"{at}\",\"record_time\":1,\"request\":\"{padding}\"}}"
+             \"trace_name\":\"n\",\"trace_type\":\"t\",\"trace_rating\":\"normal\",\
+             \"domain_id\":\"account-000\",\"trace_id\":\"{at}\",\
+             \"record_time\":1,\"request\":\"{padding}\"}}"
         );
         records.push((now, Said::Trace(text.into_bytes())));
     }
