@@ -242,7 +242,7 @@ fn stage(log: &MemoryLog, accounts: u64, compression: Compression) -> Cost {
     worker.step(&mut |_, changes| backlog.committed(changes)).expect("nothing fails here");
     let limits = Limits { puts: 1, ..Limits::default() };
     let (publisher, objects) = (Counted::default(), Arc::new(Nowhere));
-    let mut outbox = Outbox::open(publisher, Arc::clone(&store), objects, progress, limits)
+    let outbox = Outbox::open(publisher, Arc::clone(&store), objects, progress, limits)
         .expect("nothing fails here");
     let mut files = 0;
     loop {

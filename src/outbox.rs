@@ -13,8 +13,8 @@
 
 pub mod deliver;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use trailproof_topology::effect::{Effect, LANES, Lane, OutRecord};
 use trailproof_topology::key::{Key, Table, outbox};
@@ -138,7 +138,8 @@ impl Gate {
 
 /// The outbox of one partition.
 pub struct Outbox<P, T> {
-    publisher: P,
+    /// Held to ask and to publish, not while objects are put.
+    publisher: Mutex<P>,
     store: T,
     objects: Arc<dyn ObjectStore>,
     progress: Arc<Progress>,
@@ -163,6 +164,7 @@ where
         limits: Limits,
     ) -> Result<Self, Error> {
         progress.commit(publisher.committed()?);
+        let publisher = Mutex::new(publisher);
         Ok(Self { publisher, store, objects, progress, limits, gate: Arc::default() })
     }
 
@@ -178,16 +180,15 @@ where
         Self { gate, ..self }
     }
 
-    /// Delivers what a lane has waiting, up to the limits.
+    /// Delivers what a lane has waiting, up to the limits. Each lane may have a thread of its own,
+    /// so that a store that does not answer holds up no notification; a lane must not have two.
     ///
     /// # Errors
     /// By [`Error::retry`] the step may be made again; what was delivered before the error stays
     /// delivered and is found again.
-    pub fn step(&mut self, lane: Lane) -> Result<Delivered, Error> {
-        // After a failed publish only the log knows whether it happened.
-        let committed = self.publisher.committed()?;
-        self.progress.commit(committed);
-        let effects = self.waiting(lane, committed[lane as usize])?;
+    pub fn step(&self, lane: Lane) -> Result<Delivered, Error> {
+        let from = self.committed()?[lane as usize];
+        let effects = self.waiting(lane, from)?;
         if effects.is_empty() {
             return Ok(Delivered::default());
         }
@@ -202,20 +203,53 @@ where
             records.extend(outcome.records);
         }
         delivered.records = records.len();
-        if delivered.effects > 0 {
-            let mut lanes = committed;
-            lanes[lane as usize] += delivered.effects as u64;
-            let settled = self.progress.settled(lanes);
-            self.gate.may_publish()?;
-            self.publisher.publish(&records, lanes, settled)?;
-            self.progress.commit(lanes);
-            self.forget(lane, lanes)?;
+        if delivered.effects > 0 && !self.publish(lane, from, delivered.effects, &records)? {
+            return Ok(Delivered::default());
         }
         match failure {
             Some(error) if delivered.effects == 0 => Err(error),
             // What is delivered counts first; the next step meets the failure again.
             _ => Ok(delivered),
         }
+    }
+
+    fn publisher(&self) -> MutexGuard<'_, P> {
+        // Who panicked held it between two calls; the log knows what became of them.
+        self.publisher.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The committed position of each lane.
+    fn committed(&self) -> Result<[u64; LANES], Error> {
+        let mut publisher = self.publisher();
+        // After a failed publish only the log knows whether it happened.
+        let committed = publisher.committed()?;
+        self.progress.commit(committed);
+        Ok(committed)
+    }
+
+    /// Appends what `effects` effects of a lane said, from `from` on, with the lane's new position.
+    /// False where the lane is no longer at `from`: then nothing is appended.
+    fn publish(
+        &self,
+        lane: Lane,
+        from: u64,
+        effects: usize,
+        records: &[OutRecord],
+    ) -> Result<bool, Error> {
+        let mut publisher = self.publisher();
+        // The other lane may have gone on meanwhile.
+        let mut lanes = publisher.committed()?;
+        if lanes[lane as usize] != from {
+            return Ok(false);
+        }
+        lanes[lane as usize] += effects as u64;
+        let settled = self.progress.settled(lanes);
+        self.gate.may_publish()?;
+        publisher.publish(records, lanes, settled)?;
+        self.progress.commit(lanes);
+        drop(publisher);
+        self.forget(lane, lanes)?;
+        Ok(true)
     }
 
     /// The lane's effects from `from` on, in order.

@@ -72,12 +72,14 @@ pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std
     let setup = Setup { partition, topic_id, open_bytes_max: OPEN_BYTES_MAX };
     let worker = Worker::new(setup, log, Arc::clone(&store), catalogs, Arc::clone(&progress));
     let backlog = Backlog::default();
-    let (delivery, upkeep) = (threads.bell(), threads.bell());
+    let (lanes, mut bells) = outbox_jobs(outbox, metrics::FILES_SEALED, &store, threads);
+    let upkeep = threads.bell();
+    bells.push(Arc::clone(&upkeep));
     let job = WorkerJob {
         worker,
         store: Arc::clone(&store),
         seconds: threads.metrics().histogram(metrics::BATCH_SECONDS, &[("stage", "record")]),
-        bells: vec![Arc::clone(&delivery), Arc::clone(&upkeep)],
+        bells,
         committed: {
             let (published, backlog) = (published.clone(), backlog.clone());
             let metrics = Arc::clone(threads.metrics());
@@ -92,9 +94,9 @@ pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std
     };
     let name = format!("record-{partition}");
     threads.start(name.clone(), job)?;
-    let metrics = Arc::clone(threads.metrics());
-    let job = OutboxJob::new(outbox, delivery, metrics, metrics::FILES_SEALED, Arc::clone(&store));
-    threads.start(format!("{name}-outbox"), job)?;
+    for job in lanes {
+        threads.start(format!("{name}-{}", job.name()), job)?;
+    }
     start_scrub(&name, &store, threads)?;
     let job = UpkeepJob {
         expired_before: 0,
@@ -127,14 +129,14 @@ pub fn start_digest(parts: Parts, setup: DigestSetup, threads: &Threads) -> std:
     let Parts { partition, store, catalogs, log, outbox, progress } = parts;
     let name = format!("digest-{partition}");
     let worker = Worker::new(setup, log, Arc::clone(&store), catalogs, progress);
-    let delivery = threads.bell();
+    let (lanes, bells) = outbox_jobs(outbox, metrics::DIGESTS, &store, threads);
     let (alarms, of) = (threads.alarms(), format!("{name}-refused"));
     let refused = threads.metrics().counter(metrics::FILES_REFUSED, &[]);
     let job = WorkerJob {
         worker,
         store: Arc::clone(&store),
         seconds: threads.metrics().histogram(metrics::BATCH_SECONDS, &[("stage", "digest")]),
-        bells: vec![Arc::clone(&delivery)],
+        bells,
         committed: Box::new(move |stage: &mut DigestStage, _: &Changes| {
             let counts = stage.take_counts();
             let Some(reason) = counts.refusal else { return };
@@ -144,10 +146,31 @@ pub fn start_digest(parts: Parts, setup: DigestSetup, threads: &Threads) -> std:
         }),
     };
     threads.start(name.clone(), job)?;
-    let metrics = Arc::clone(threads.metrics());
-    let job = OutboxJob::new(outbox, delivery, metrics, metrics::DIGESTS, Arc::clone(&store));
-    threads.start(format!("{name}-outbox"), job)?;
+    for job in lanes {
+        threads.start(format!("{name}-{}", job.name()), job)?;
+    }
     start_scrub(&name, &store, threads)
+}
+
+/// A job for each lane, so that a lane that fails holds up no other; and the bells that wake them.
+fn outbox_jobs(
+    outbox: PartitionOutbox,
+    objects: &'static str,
+    store: &Arc<RocksStore>,
+    threads: &Threads,
+) -> (Vec<OutboxJob>, Vec<Arc<Bell>>) {
+    let outbox = Arc::new(outbox);
+    let job = |lane: Lane| {
+        let metrics = Arc::clone(threads.metrics());
+        let files = objects == metrics::FILES_SEALED;
+        let pending = Pending::new(Arc::clone(&metrics), lane, files);
+        let (outbox, bell) = (Arc::clone(&outbox), threads.bell());
+        let store = Arc::clone(store);
+        OutboxJob { outbox, lane, bell, metrics, objects, pending, store }
+    };
+    let jobs: Vec<OutboxJob> = Lane::ALL.into_iter().map(job).collect();
+    let bells = jobs.iter().map(|job| Arc::clone(&job.bell)).collect();
+    (jobs, bells)
 }
 
 type Committed<S> = Box<dyn FnMut(&mut S, &Changes) + Send>;
@@ -187,7 +210,8 @@ impl<S: Stage<Setup: Send> + Send> Job for WorkerJob<S> {
 }
 
 struct OutboxJob {
-    outbox: PartitionOutbox,
+    outbox: Arc<PartitionOutbox>,
+    lane: Lane,
     bell: Arc<Bell>,
     metrics: Arc<Metrics>,
     /// What its objects are counted as.
@@ -198,24 +222,16 @@ struct OutboxJob {
 
 impl Job for OutboxJob {
     fn step(&mut self) -> Result<bool, Fault> {
-        let (mut more, mut fault) = (false, None);
-        // A lane that fails holds up no other.
-        for lane in [Lane::Notify, Lane::Objects] {
-            match self.outbox.step(lane) {
-                Ok(delivered) => {
-                    more |= delivered.effects > 0;
-                    self.count(&delivered);
-                }
-                Err(error) => {
-                    if let outbox::Error::Damaged(why) = &error {
-                        self.store.condemn(why);
-                    }
-                    fault = Some(outbox_fault(&error));
-                }
-            }
-        }
+        let step = self.outbox.step(self.lane);
         self.pending.tell(self.outbox.backlog());
-        fault.map_or(Ok(more), Err)
+        let delivered = step.map_err(|error| {
+            if let outbox::Error::Damaged(why) = &error {
+                self.store.condemn(why);
+            }
+            outbox_fault(&error)
+        })?;
+        self.count(&delivered);
+        Ok(delivered.effects > 0)
     }
 
     fn wait(&mut self, timeout: Duration) {
@@ -224,15 +240,12 @@ impl Job for OutboxJob {
 }
 
 impl OutboxJob {
-    fn new(
-        outbox: PartitionOutbox,
-        bell: Arc<Bell>,
-        metrics: Arc<Metrics>,
-        objects: &'static str,
-        store: Arc<RocksStore>,
-    ) -> Self {
-        let pending = Pending::new(Arc::clone(&metrics), objects == metrics::FILES_SEALED);
-        Self { outbox, bell, metrics, objects, pending, store }
+    /// The end of its thread's name.
+    fn name(&self) -> &'static str {
+        match self.lane {
+            Lane::Objects => "outbox",
+            Lane::Notify => "notify",
+        }
     }
 
     fn count(&self, delivered: &Delivered) {

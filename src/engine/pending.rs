@@ -6,29 +6,32 @@ use trailproof_topology::effect::{LANES, Lane};
 
 use crate::metrics::{self, Metrics};
 
-/// What one outbox has told of what waits. It is taken back when the outbox goes: the partition's
-/// next owner tells it.
+/// What was told of a lane that waits. It is taken back when the outbox goes: the partition's next
+/// owner tells it.
 pub(super) struct Pending {
     metrics: Arc<Metrics>,
+    lane: Lane,
     /// Whether its objects are trace files.
     files: bool,
-    told: [u64; LANES],
+    told: u64,
 }
 
 impl Pending {
-    pub(super) fn new(metrics: Arc<Metrics>, files: bool) -> Self {
-        Self { metrics, files, told: [0; LANES] }
+    pub(super) fn new(metrics: Arc<Metrics>, lane: Lane, files: bool) -> Self {
+        Self { metrics, lane, files, told: 0 }
     }
 
-    /// Tells the effects of each lane that wait now.
-    pub(super) fn tell(&mut self, now: [u64; LANES]) {
-        for (lane, name) in [(Lane::Objects, "objects"), (Lane::Notify, "notify")] {
-            let (before, after) = (self.told[lane as usize], now[lane as usize]);
-            let change = after as f64 - before as f64;
-            self.metrics.gauge(metrics::DELIVERY_PENDING, &[("lane", name)]).increment(change);
-            if self.files && lane == Lane::Objects {
-                self.metrics.gauge(metrics::FILES_PENDING, &[]).increment(change);
-            }
+    /// Tells how many effects wait, of the backlog of every lane.
+    pub(super) fn tell(&mut self, backlog: [u64; LANES]) {
+        let now = backlog[self.lane as usize];
+        let change = now as f64 - self.told as f64;
+        let name = match self.lane {
+            Lane::Objects => "objects",
+            Lane::Notify => "notify",
+        };
+        self.metrics.gauge(metrics::DELIVERY_PENDING, &[("lane", name)]).increment(change);
+        if self.files && self.lane == Lane::Objects {
+            self.metrics.gauge(metrics::FILES_PENDING, &[]).increment(change);
         }
         self.told = now;
     }
@@ -47,16 +50,22 @@ mod tests {
     #[test]
     fn what_waits_is_added_up_and_taken_back() {
         let metrics = Arc::new(Metrics::new().unwrap());
-        let mut one = Pending::new(Arc::clone(&metrics), true);
-        let mut other = Pending::new(Arc::clone(&metrics), false);
-        one.tell([3, 1]);
-        other.tell([2, 0]);
-        one.tell([4, 0]);
+        let mut files = Pending::new(Arc::clone(&metrics), Lane::Objects, true);
+        let mut digests = Pending::new(Arc::clone(&metrics), Lane::Objects, false);
+        let mut notify = Pending::new(Arc::clone(&metrics), Lane::Notify, true);
+        files.tell([3, 1]);
+        notify.tell([3, 1]);
+        digests.tell([2, 0]);
+        files.tell([4, 0]);
         let text = metrics.render();
-        assert!(text.contains("\ntrailproof_files_pending 4\n"), "{text}");
-        let line = "\ntrailproof_delivery_pending{lane=\"objects\"} 6\n";
-        assert!(text.contains(line), "{text}");
-        drop(one);
+        for line in [
+            "trailproof_files_pending 4",
+            "trailproof_delivery_pending{lane=\"objects\"} 6",
+            "trailproof_delivery_pending{lane=\"notify\"} 1",
+        ] {
+            assert!(text.contains(&format!("\n{line}\n")), "{line}: {text}");
+        }
+        drop(files);
         assert!(metrics.render().contains("\ntrailproof_files_pending 0\n"));
     }
 }

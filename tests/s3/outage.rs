@@ -2,6 +2,7 @@
 //! afterwards everything arrives, in order and once.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use trailproof::log::{Error, Publisher};
@@ -85,34 +86,73 @@ fn resident_bytes() -> u64 {
     text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4_096
 }
 
-/// Puts the rows there that a worker would have left.
-fn fill(rows: &RocksStore) {
-    for number in 0..EFFECTS {
-        let mut changes = Changes::default();
-        let put = Effect::Objects(vec![object(number)]).encode();
-        changes.put(outbox(Lane::Objects, number), put);
-        let notify = Effect::Records(vec![record(number)]).encode();
-        changes.put(outbox(Lane::Notify, number), notify);
-        rows.commit(&changes).unwrap();
+/// An outbox with rows that a worker has left, over a store on a server.
+struct Office {
+    outbox: Outbox<Log, Arc<RocksStore>>,
+    objects: Arc<Measured<S3Store>>,
+    metrics: Arc<Metrics>,
+    limits: Limits,
+    _folder: tempfile::TempDir,
+}
+
+impl Office {
+    fn open(server: &Server, timeout: Duration, effects: u64) -> Self {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let settings = server.settings("in/here", timeout);
+        let store = S3Store::open(&settings, Some(Arc::clone(&metrics))).unwrap();
+        let objects = Arc::new(Measured::new(store, Arc::clone(&metrics)));
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options::new(MemoryBudget::new(8 << 20, 8 << 20), 1);
+        let rows = Arc::new(RocksStore::open(folder.path(), &options).unwrap());
+        for number in 0..effects {
+            let mut changes = Changes::default();
+            let put = Effect::Objects(vec![object(number)]).encode();
+            changes.put(outbox(Lane::Objects, number), put);
+            let notify = Effect::Records(vec![record(number)]).encode();
+            changes.put(outbox(Lane::Notify, number), notify);
+            rows.commit(&changes).unwrap();
+        }
+        let (progress, limits) = (Arc::new(Progress::default()), Limits::default());
+        let outbox = Outbox::open(Log::default(), rows, objects.clone(), progress, limits).unwrap();
+        Self { outbox, objects, metrics, limits, _folder: folder }
     }
+}
+
+#[test]
+fn a_store_that_says_nothing_holds_up_no_notification() {
+    let server = Server::start(Conditions::Kept);
+    let office = Office::open(&server, Duration::from_secs(3), 600);
+    server.always(Some(Fault::Hang));
+    let outbox = &office.outbox;
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let objects = scope.spawn(|| {
+            let answer = outbox.step(Lane::Objects);
+            ended.store(true, Ordering::Release);
+            answer
+        });
+        let mut told = 0;
+        while told < 600 {
+            told += outbox.step(Lane::Notify).unwrap().effects;
+        }
+        assert!(!ended.load(Ordering::Acquire), "the put ended before the notifications did");
+        assert!(objects.join().unwrap().is_err());
+    });
+    // Each lane's position is its own, whoever published last.
+    server.always(None);
+    let mut put = 0;
+    while put < 600 {
+        put += outbox.step(Lane::Objects).unwrap().effects;
+    }
+    assert_eq!(outbox.step(Lane::Notify).unwrap().effects, 0);
+    assert!(server.memory.kept().overwritten.is_empty());
 }
 
 #[test]
 fn an_outage_leaves_rows_waiting_and_then_they_arrive_in_order() {
     let server = Server::start(Conditions::Kept);
-    let metrics = Arc::new(Metrics::new().unwrap());
-    let settings = server.settings("in/here", Duration::from_secs(5));
-    let store = S3Store::open(&settings, Some(Arc::clone(&metrics))).unwrap();
-    let objects = Arc::new(Measured::new(store, Arc::clone(&metrics)));
-
-    let folder = tempfile::tempdir().unwrap();
-    let options = Options::new(MemoryBudget::new(8 << 20, 8 << 20), 1);
-    let rows = Arc::new(RocksStore::open(folder.path(), &options).unwrap());
-    fill(&rows);
-    let progress = Arc::new(Progress::default());
-    let limits = Limits::default();
-    let mut outbox =
-        Outbox::open(Log::default(), Arc::clone(&rows), objects.clone(), progress, limits).unwrap();
+    let Office { outbox, objects, metrics, limits, _folder } =
+        Office::open(&server, Duration::from_secs(5), EFFECTS);
 
     server.always(Some(Fault::Reset));
     let mut before = 0;
