@@ -18,7 +18,7 @@ from pathlib import Path
 
 from broker import Broker, Failure, poll
 from instance import ACCOUNTS, Instance, configuration, passphrase
-from outcome import check_files, check_notifications, compare, contents, listed, sent_traces
+from outcome import check_files, check_notifications, compare, listed, sent_traces, stored
 from traffic import Traffic
 
 PAUSE_S = 12  # beyond the session (6 s) and the transaction (10 s)
@@ -155,9 +155,9 @@ def undisturbed(options, home, broker, sent, objects, keys):
             cluster.made += 1
             instance.start()
             cluster.instances.append(instance)
-        wanted = len(contents(objects))
+        wanted = len(stored(objects))
         poll("the undisturbed group has written as many files",
-             lambda: True if again.exists() and len(contents(again)) >= wanted else None, 600)
+             lambda: True if again.exists() and len(stored(again)) >= wanted else None, 600)
         print("faults:", compare(objects, again))
     finally:
         cluster.end()

@@ -150,7 +150,7 @@ def run(options, home):
         SmallDisk(home / "instance-2") as disk,
     ):
         configuration(config, brokers=broker.address, group="trailproof", keys=keys,
-                      cycle="10s", interval="60s", objects=store.settings())
+                      cycle="60s", interval="120s", objects=store.settings())
         instances = [
             Instance(options.binary, f"instance-{n}", home, config, environment) for n in range(3)
         ]
@@ -182,7 +182,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=1_800)
     parser.add_argument("--outage", type=int, default=300, help="seconds the store hangs")
     parser.add_argument("--full", type=int, default=60, help="seconds the disk is full")
-    parser.add_argument("--rate", type=float, default=500, help="traces a second")
+    parser.add_argument("--rate", type=float, default=300, help="traces a second")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     options.binary = Path(options.binary).resolve()
