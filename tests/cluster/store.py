@@ -14,6 +14,16 @@ from broker import Failure, free_port, poll
 
 SPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 BUCKET = "audit"
+# moto refuses whoever signs nothing, and checks no signature.
+SIGNED = {
+    "Authorization": "AWS4-HMAC-SHA256 Credential=any/20260101/us-east-1/s3/aws4_request, "
+    "SignedHeaders=host, Signature=any"
+}
+
+
+def get(url):
+    """An answer to a signed GET, as a context."""
+    return urllib.request.urlopen(urllib.request.Request(url, headers=SIGNED), timeout=30)
 
 
 class Store:
@@ -43,7 +53,9 @@ class Store:
         if self.process.poll() is not None:
             raise Failure(f"the store ended:\n{self.log.read_text()[-2000:]}")
         try:
-            request = urllib.request.Request(f"{self.url}/{BUCKET}", method="PUT")
+            request = urllib.request.Request(
+                f"{self.url}/{BUCKET}", method="PUT", headers=SIGNED
+            )
             with urllib.request.urlopen(request, timeout=5) as answer:
                 return answer.status == 200 or None
         except (urllib.error.URLError, ConnectionError, TimeoutError):
@@ -69,7 +81,7 @@ class Store:
             if token:
                 query["continuation-token"] = token
             url = f"{self.url}/{BUCKET}?{urllib.parse.urlencode(query)}"
-            with urllib.request.urlopen(url, timeout=30) as answer:
+            with get(url) as answer:
                 page = xml.etree.ElementTree.fromstring(answer.read())
             for entry in page.iter(f"{SPACE}Contents"):
                 yield entry.find(f"{SPACE}Key").text
@@ -84,7 +96,7 @@ class Store:
             if path.exists() or not key.split("/")[1].startswith("cts-"):
                 continue
             url = f"{self.url}/{BUCKET}/{urllib.parse.quote(key)}"
-            with urllib.request.urlopen(url, timeout=30) as answer:
+            with get(url) as answer:
                 content = answer.read()
                 metadata = {
                     name.lower().removeprefix("x-amz-meta-"): value
