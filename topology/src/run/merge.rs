@@ -14,7 +14,7 @@ use crate::run::reader::{Run, encode_bucket};
 use crate::run::union::{Remap, Union};
 use crate::run::{
     BLOCK, ChunkId, Header, NO_ATTRIBUTE, Read, Readable, RunId, SPREAD_MIN, Section, Shape,
-    TRACES_MAX, Zone,
+    TRACES_MAX, VALUES_MAX, Zone,
 };
 use crate::state::Changes;
 
@@ -71,19 +71,22 @@ impl<R: Readable> Source<'_, R> {
         }
     }
 
-    /// Visits the values of a dictionary.
-    fn visit_values(&self, attribute: Attribute, visit: &mut dyn FnMut(u16, &[u8])) -> Read<(), R> {
+    /// Visits the values of a dictionary in order of their codes, from 1 on, until `visit` returns
+    /// false.
+    fn visit_values(
+        &self,
+        attribute: Attribute,
+        visit: &mut dyn FnMut(&[u8]) -> bool,
+    ) -> Read<(), R> {
         match self {
             Self::Columns(_, columns) => {
-                let values = columns.attributes[attribute as usize].values();
-                (1..).zip(values).for_each(|(code, value)| visit(code, value));
+                let _stopped = !columns.attributes[attribute as usize].values().all(visit);
                 Ok(())
             }
             Self::Run(run) => {
                 let (id, blocks) = (&run.header.id, run.header.zones.len());
                 dictionary::visit_from(run.rows, id, attribute as u8, blocks, b"", &mut |value| {
-                    visit(value.code, value.bytes);
-                    true
+                    visit(value.bytes)
                 })
             }
         }
@@ -235,18 +238,19 @@ impl<'s, 'a, R: Readable> Merge<'s, 'a, R> {
         let mut union = Union::default();
         let mut hashed = self.sources.iter().any(|source| source.is_hashed(attribute));
         if !hashed {
-            for (at, source) in self.sources.iter().enumerate() {
-                union.begin(at);
-                source.visit_values(attribute, &mut |code, value| union.push(code, value))?;
+            for source in self.sources {
+                union.begin();
+                source.visit_values(attribute, &mut |value| union.push(value))?;
             }
-            hashed = !union.sort();
+            hashed = union.len() > VALUES_MAX;
         }
         if hashed {
             self.header.shapes[attribute as usize] = Shape::Hashes;
             return self.hashes(attribute, changes);
         }
+        union.sort();
         let values = union.len();
-        let remap = union.remap(self.sources.len());
+        let remap = union.remap();
         let mut counts = vec![0u32; values + 1];
         let mut blocks = vec![0u128; values + 1];
         let shape = &mut self.header.shapes[attribute as usize];
@@ -325,8 +329,10 @@ impl<'s, 'a, R: Readable> Merge<'s, 'a, R> {
                 }
                 _ => {
                     let mut hashes = vec![0];
-                    source
-                        .visit_values(attribute, &mut |_, value| hashes.push(value_hash(value)))?;
+                    source.visit_values(attribute, &mut |value| {
+                        hashes.push(value_hash(value));
+                        true
+                    })?;
                     let mut feed = Feed::default();
                     for ordinal in ordinals {
                         let code =

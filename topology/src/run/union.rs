@@ -1,28 +1,31 @@
 //! The union of the dictionaries of a run's sources.
+//!
+//! Sources repeat each other's values, so each value is found by its hash and kept once, and only
+//! distinct values are sorted.
 
-use std::cmp::Ordering;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::run::VALUES_MAX;
 
-/// Collects values of many sources and gives equal ones the same code, in order of value.
-#[derive(Debug, Default)]
-pub(super) struct Union {
-    bytes: Vec<u8>,
-    entries: Vec<Entry>,
-    source: u16,
-    /// What is sorted, small so that it moves fast: eight bytes of the value behind what all values
-    /// begin with, which decide most comparisons, and the entry.
-    order: Vec<(u64, u32)>,
-    /// Where in `order` each distinct value begins.
-    firsts: Vec<u32>,
-}
+/// Slots of a new table.
+const SLOTS_MIN: usize = 1024;
 
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    start: u32,
-    length: u32,
-    source: u16,
-    code: u16,
+/// Collects values of many sources and gives equal ones the same code, in order of value.
+#[derive(Debug)]
+pub(super) struct Union {
+    /// The distinct values, as they came.
+    bytes: Vec<u8>,
+    /// Where each of them ends in `bytes`.
+    ends: Vec<u32>,
+    /// Per slot the upper half of the value's hash, then one more than its number; 0 is free. A
+    /// power of two, at least twice the distinct values.
+    table: Vec<u64>,
+    /// By source and code: the number of the value.
+    numbers: Vec<u32>,
+    /// Where each source begins in `numbers`.
+    starts: Vec<u32>,
+    /// Numbers in order of value.
+    order: Vec<u32>,
 }
 
 /// The new code of each source's codes.
@@ -39,109 +42,136 @@ impl Remap {
     }
 }
 
-impl Union {
-    /// The values to come are of this source.
-    pub(super) fn begin(&mut self, source: usize) {
-        self.source = source as u16;
-    }
-
-    /// Adds the value that `code` means in the source.
-    pub(super) fn push(&mut self, code: u16, value: &[u8]) {
-        let start = self.bytes.len() as u32;
-        self.bytes.extend_from_slice(value);
-        let (length, source) = (value.len() as u32, self.source);
-        self.entries.push(Entry { start, length, source, code });
-    }
-
-    /// Sorts; false where there are more distinct values than a dictionary may have.
-    pub(super) fn sort(&mut self) -> bool {
-        let shared = self.shared();
-        let lead = |entry: &Entry| {
-            let value = value_of(&self.bytes, entry);
-            let rest = &value[shared.min(value.len())..];
-            rest.first_chunk().map_or_else(
-                || {
-                    let mut padded = [0; 8];
-                    padded[..rest.len()].copy_from_slice(rest);
-                    u64::from_be_bytes(padded)
-                },
-                |eight| u64::from_be_bytes(*eight),
-            )
-        };
-        let mut order: Vec<(u64, u32)> = self.entries.iter().map(lead).zip(0..).collect();
-        // Stable, because the dictionaries of runs come sorted.
-        order.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| self.compare(a.1, b.1)));
-        for (at, pair) in (0u32..).zip(&order) {
-            let fresh = at == 0 || {
-                let before = order[at as usize - 1];
-                before.0 != pair.0 || self.compare(before.1, pair.1) != Ordering::Equal
-            };
-            if fresh {
-                self.firsts.push(at);
-            }
+impl Default for Union {
+    fn default() -> Self {
+        Self {
+            bytes: Vec::new(),
+            ends: Vec::new(),
+            table: vec![0; SLOTS_MIN],
+            numbers: Vec::new(),
+            starts: Vec::new(),
+            order: Vec::new(),
         }
-        self.order = order;
-        self.firsts.len() <= VALUES_MAX
+    }
+}
+
+impl Union {
+    /// The values to come are of the next source.
+    pub(super) fn begin(&mut self) {
+        self.starts.push(self.numbers.len() as u32);
+        // Code 0 says that there is no value.
+        self.numbers.push(0);
     }
 
-    fn compare(&self, a: u32, b: u32) -> Ordering {
-        let value = |at: u32| value_of(&self.bytes, &self.entries[at as usize]);
-        value(a).cmp(value(b))
+    /// Adds the value of the source's next code; codes begin with 1. False where there are more
+    /// distinct values than a dictionary may have: the union is of no use then.
+    pub(super) fn push(&mut self, value: &[u8]) -> bool {
+        if self.len() > VALUES_MAX {
+            return false;
+        }
+        let number = self.find(value);
+        self.numbers.push(number);
+        self.len() <= VALUES_MAX
+    }
+
+    /// The number of a value, which is kept where it is new.
+    fn find(&mut self, value: &[u8]) -> u32 {
+        let hash = xxh3_64(value) >> 32;
+        let mask = self.table.len() - 1;
+        let mut at = hash as usize & mask;
+        while self.table[at] != 0 {
+            let slot = self.table[at];
+            let number = slot as u32 - 1;
+            if slot >> 32 == hash && self.value(number) == value {
+                return number;
+            }
+            at = (at + 1) & mask;
+        }
+        self.bytes.extend_from_slice(value);
+        self.ends.push(self.bytes.len() as u32);
+        let number = self.len() as u32 - 1;
+        self.table[at] = (hash << 32) | u64::from(number + 1);
+        if self.len() * 2 > self.table.len() {
+            self.grow();
+        }
+        number
+    }
+
+    fn grow(&mut self) {
+        let mut table = vec![0; 2 * self.table.len()];
+        let mask = table.len() - 1;
+        for slot in self.table.iter().filter(|slot| **slot != 0) {
+            let mut at = (slot >> 32) as usize & mask;
+            while table[at] != 0 {
+                at = (at + 1) & mask;
+            }
+            table[at] = *slot;
+        }
+        self.table = table;
+    }
+
+    /// Puts the distinct values in order.
+    pub(super) fn sort(&mut self) {
+        let shared = self.shared();
+        // What is sorted is small, so that it moves fast: eight bytes behind what all values begin
+        // with, which decide most comparisons, and the number.
+        let lead = |number: u32| {
+            let rest = &self.value(number)[shared..];
+            let mut eight = [0; 8];
+            let length = rest.len().min(8);
+            eight[..length].copy_from_slice(&rest[..length]);
+            u64::from_be_bytes(eight)
+        };
+        let mut order: Vec<_> =
+            (0..self.len() as u32).map(|number| (lead(number), number)).collect();
+        order.sort_unstable_by(|a, b| {
+            a.0.cmp(&b.0).then_with(|| self.value(a.1).cmp(self.value(b.1)))
+        });
+        self.order = order.into_iter().map(|(_, number)| number).collect();
     }
 
     /// Distinct values.
     pub(super) fn len(&self) -> usize {
-        self.firsts.len()
+        self.ends.len()
     }
 
-    /// The distinct values, ascending.
+    /// The distinct values, ascending, once they are sorted.
     pub(super) fn values(&self) -> impl Iterator<Item = &[u8]> {
-        self.firsts.iter().map(|at| {
-            let (_, entry) = self.order[*at as usize];
-            value_of(&self.bytes, &self.entries[entry as usize])
-        })
+        self.order.iter().map(|number| self.value(*number))
     }
 
-    /// New codes for the codes of so many sources.
-    pub(super) fn remap(&self, sources: usize) -> Remap {
-        let mut lengths = vec![1u32; sources];
-        for entry in &self.entries {
-            lengths[usize::from(entry.source)] += 1;
+    /// New codes for the sources' codes, once the values are sorted.
+    pub(super) fn remap(&self) -> Remap {
+        let mut ranks = vec![0u16; self.len()];
+        for (rank, number) in (1..).zip(&self.order) {
+            ranks[*number as usize] = rank;
         }
-        let mut next = 0;
-        let starts: Vec<u32> = lengths
+        let mut codes: Vec<u16> = self
+            .numbers
             .iter()
-            .map(|length| {
-                next += length;
-                next - length
-            })
+            .map(|number| ranks.get(*number as usize).map_or(0, |r| *r))
             .collect();
-        let mut codes = vec![0; next as usize];
-        for (rank, first) in self.firsts.iter().enumerate() {
-            let end = self.firsts.get(rank + 1).map_or(self.order.len(), |end| *end as usize);
-            for (_, at) in &self.order[*first as usize..end] {
-                let entry = &self.entries[*at as usize];
-                let to = starts[usize::from(entry.source)] + u32::from(entry.code);
-                codes[to as usize] = rank as u16 + 1;
-            }
-        }
-        Remap { starts, codes }
+        self.starts.iter().for_each(|start| codes[*start as usize] = 0);
+        Remap { starts: self.starts.clone(), codes }
+    }
+
+    fn value(&self, number: u32) -> &[u8] {
+        let start = number.checked_sub(1).map_or(0, |before| self.ends[before as usize]);
+        &self.bytes[start as usize..self.ends[number as usize] as usize]
     }
 
     /// Bytes that all values begin with.
     fn shared(&self) -> usize {
-        let Some(first) = self.entries.first() else { return 0 };
-        let first = value_of(&self.bytes, first);
-        self.entries.iter().fold(first.len(), |shared, entry| {
-            let value = value_of(&self.bytes, entry);
+        if self.ends.is_empty() {
+            return 0;
+        }
+        let first = self.value(0);
+        (1..self.len() as u32).fold(first.len(), |shared, number| {
+            let value = self.value(number);
             if value.len() >= shared && value[..shared] == first[..shared] {
                 return shared;
             }
             value.iter().zip(&first[..shared]).take_while(|(a, b)| a == b).count()
         })
     }
-}
-
-fn value_of<'a>(bytes: &'a [u8], entry: &Entry) -> &'a [u8] {
-    &bytes[entry.start as usize..(entry.start + entry.length) as usize]
 }
