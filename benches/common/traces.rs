@@ -65,13 +65,13 @@ pub(crate) fn trace(random: &mut Random, accounts: u64, time_ms: i64, out: &mut 
         "{{\"trace_id\":\"{:08x}-{:04x}-11ee-{:04x}-{:012x}\",\"trace_name\":\"{verb}{noun}\",\
          \"trace_rating\":\"{rating}\",\"trace_type\":\"ApiCall\",\"time\":{time_ms},\
          \"record_time\":{},\"user\":{{\"id\":\"{user:032x}\",\"name\":\"user-{user}\",\
-         \"user_name\":\"user-{user}\",\"domain\":{{\"id\":\"{owner}\",\"name\":\"acme\"}},\
-         \"access_key_id\":\"AK{:018X}\",\"type\":\"User\"}},\"service_type\":\"{service}\",\
+         \"domain\":{{\"id\":\"{owner}\",\"name\":\"acme\"}},\
+         \"access_key_id\":\"AK{:018X}\"}},\"service_type\":\"{service}\",\
          \"resource_type\":\"{}\",\"resource_name\":\"{}-{name}\",\
          \"resource_id\":\"{resource:08x}-aaaa-4bbb-8ccc-{:012x}\",\
          \"source_ip\":\"10.{}.{}.{}\",\"code\":\"{code}\",\"api_version\":\"v3\",\
          \"request\":\"{{\\\"name\\\":\\\"{}-{name}\\\",\\\"size\\\":{}}}\",\
-         \"response\":\"{{\\\"job_id\\\":\\\"{:016x}\\\"}}\",\"request_id\":\"{:016x}\",\
+         \"response\":\"{{\\\"job_id\\\":\\\"{:016x}\\\"}}\",\
          \"enterprise_project_id\":\"{}\",\"project_id\":\"{:032x}\",\
          \"domain_id\":\"{owner}\",\"read_only\":{},\"event_type\":\"system\"}}",
         high >> 32,
@@ -89,7 +89,6 @@ pub(crate) fn trace(random: &mut Random, accounts: u64, time_ms: i64, out: &mut 
         noun.to_lowercase(),
         random.below(100),
         high ^ low,
-        low,
         random.skewed(20),
         owner.len(),
         verb == "list" || verb == "show",
