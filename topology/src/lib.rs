@@ -42,5 +42,6 @@ pub mod state;
 pub mod tail;
 pub mod trace;
 mod trace_members;
+mod trace_scan;
 pub mod varint;
 pub mod window;

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use crate::attribute::{ATTRIBUTES, Attribute};
 use crate::input::Millis;
 use crate::trace_members::{Maybe, Members, Text, User};
+use crate::trace_scan;
 
 /// Greatest size of a trace in bytes.
 pub const TRACE_BYTES_MAX: usize = 1 << 20;
@@ -169,11 +170,14 @@ pub fn parse(record: &[u8]) -> Result<Trace<'_>, Reject> {
 /// As [`parse`].
 pub fn parse_stored(record: &[u8]) -> Result<Trace<'_>, Reject> {
     let text = readable(record)?;
-    let members: Members<'_> = serde_json::from_str(text).map_err(|error| {
-        let mut reject = not_members(&error);
-        reject.account = named_account(text);
-        reject
-    })?;
+    let members = match trace_scan::members(text) {
+        Some(members) => members,
+        None => serde_json::from_str(text).map_err(|error| {
+            let mut reject = not_members(&error);
+            reject.account = named_account(text);
+            reject
+        })?,
+    };
     fields(members).map_err(|mut reject| {
         reject.account = named_account(text);
         reject

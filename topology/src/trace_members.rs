@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use crate::input::Millis;
 
 /// The members this system looks at. Any other is kept unread.
-#[derive(Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize)]
 pub(crate) struct Members<'a> {
     #[serde(borrow, default)]
     pub(crate) service_type: Option<Text<'a>>,
@@ -170,7 +170,7 @@ impl<'de> Deserialize<'de> for Time {
 }
 
 /// The user, as far as it is indexed.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize)]
 pub(crate) struct User<'a> {
     #[serde(borrow, default)]
     pub(crate) id: Option<Text<'a>>,
@@ -186,14 +186,14 @@ pub(crate) struct User<'a> {
     pub(crate) domain_id: Option<Text<'a>>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 struct Domain<'a> {
     #[serde(borrow, default)]
     id: Option<Text<'a>>,
 }
 
 /// A JSON object, and not the array that serde would take for a structure as well.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Object<'a, T>(T, PhantomData<&'a ()>);
 
 impl<'de: 'a, 'a, T: Deserialize<'de>> Deserialize<'de> for Object<'a, T> {
@@ -213,6 +213,7 @@ impl<'de: 'a, 'a, T: Deserialize<'de>> Deserialize<'de> for Object<'a, T> {
 }
 
 /// A user: an object, or in old files the JSON text of one, or just a name.
+#[derive(Debug, PartialEq)]
 pub(crate) struct AnyUser<'a>(pub(crate) User<'a>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for AnyUser<'a> {
