@@ -170,14 +170,14 @@ pub fn parse(record: &[u8]) -> Result<Trace<'_>, Reject> {
 /// As [`parse`].
 pub fn parse_stored(record: &[u8]) -> Result<Trace<'_>, Reject> {
     let text = readable(record)?;
-    let members = match trace_scan::members(text) {
-        Some(members) => members,
-        None => serde_json::from_str(text).map_err(|error| {
+    let mut members = Members::default();
+    if trace_scan::read(text, &mut members).is_none() {
+        members = serde_json::from_str(text).map_err(|error| {
             let mut reject = not_members(&error);
             reject.account = named_account(text);
             reject
-        })?,
-    };
+        })?;
+    }
     fields(members).map_err(|mut reject| {
         reject.account = named_account(text);
         reject

@@ -5,7 +5,7 @@
 //! on is left to that parser, which also knows what to say of a record that is no trace. So this
 //! one needs no errors and no unescaping. It costs a third of the general parser.
 //!
-//! **Invariant:** [`members`] is `None`, or what serde makes of the same text
+//! **Invariant:** what [`read`] reads is what serde makes of the same text
 //! (its tests compare them over mutated traces).
 
 use std::borrow::Cow;
@@ -15,12 +15,13 @@ use crate::trace_members::{AnyUser, Maybe, Members, Scalar, Text, Time, User};
 /// Nesting of skipped values that is followed here; serde's own bound is a little higher.
 const DEPTH_MAX: u32 = 100;
 
-/// The members of a trace; `None` where the text has to be read by the general parser.
-pub(crate) fn members(text: &str) -> Option<Members<'_>> {
+/// Reads the members of a trace into `members`, which has none; `None` where the text has to be read
+/// by the general parser, and `members` is of no use.
+pub(crate) fn read<'a>(text: &'a str, members: &mut Members<'a>) -> Option<()> {
     let mut scan = Scan { text, bytes: text.as_bytes(), at: 0 };
-    let members = scan.trace()?;
+    scan.trace(members)?;
     scan.space();
-    (scan.at == scan.bytes.len()).then_some(members)
+    (scan.at == scan.bytes.len()).then_some(())
 }
 
 /// Where a scan stands.
@@ -39,8 +40,7 @@ fn once(seen: &mut u32, member: u32) -> Option<()> {
 }
 
 impl<'a> Scan<'a> {
-    fn trace(&mut self) -> Option<Members<'a>> {
-        let mut members = Members::default();
+    fn trace(&mut self, members: &mut Members<'a>) -> Option<()> {
         let mut seen = 0;
         let mut more = self.open_object()?;
         while more {
@@ -77,79 +77,80 @@ impl<'a> Scan<'a> {
             };
             once(&mut seen, member)?;
             match slot {
-                Slot::Text(text) => *text = self.text_or_null()?,
+                Slot::Text(text) => self.text_or_null(text)?,
                 Slot::Scalar(scalar) => *scalar = self.scalar_or_null()?,
                 Slot::Time(time) => *time = Some(self.time()?),
                 Slot::RecordTime(time) => *time = Maybe::Is(self.time()?),
-                Slot::TraceId(id) => *id = Maybe::Is(self.text_or_null()??),
-                Slot::User(user) => *user = self.user_or_null()?,
+                Slot::TraceId(id) => *id = Maybe::Is(self.plain_text()?),
+                Slot::User(user) => self.user_or_null(user)?,
             }
             more = self.next_member()?;
         }
-        Some(members)
+        Some(())
     }
 
-    fn user_or_null(&mut self) -> Option<Option<AnyUser<'a>>> {
+    fn user_or_null(&mut self, user: &mut Option<AnyUser<'a>>) -> Option<()> {
         if self.peek()? == b'n' {
-            return self.literal("null").map(|()| None);
+            return self.literal("null");
         }
-        let (mut user, mut seen) = (User::default(), 0);
+        let AnyUser(user) = user.insert(AnyUser(User::default()));
+        let mut seen = 0;
         let mut more = self.open_object()?;
         while more {
             let key = self.key()?;
             match (key.len(), key) {
                 (2, "id") => {
                     once(&mut seen, 0)?;
-                    user.id = self.text_or_null()?;
+                    self.text_or_null(&mut user.id)?;
                 }
                 (4, "name") => {
                     once(&mut seen, 1)?;
-                    user.name = self.text_or_null()?;
+                    self.text_or_null(&mut user.name)?;
                 }
                 (6, "domain") => {
                     once(&mut seen, 2)?;
-                    user.domain_id = self.domain_id()?;
+                    self.domain_id(&mut user.domain_id)?;
                 }
                 (9, "user_name") => {
                     once(&mut seen, 3)?;
-                    user.other_name = self.text_or_null()?;
+                    self.text_or_null(&mut user.other_name)?;
                 }
                 (13, "access_key_id") => {
                     once(&mut seen, 4)?;
-                    user.access_key_id = self.text_or_null()?;
+                    self.text_or_null(&mut user.access_key_id)?;
                 }
                 _ => self.skip_value()?,
             }
             more = self.next_member()?;
         }
-        Some(Some(AnyUser(user)))
+        Some(())
     }
 
     /// The id of a domain that may be null or lack one.
-    fn domain_id(&mut self) -> Option<Option<Text<'a>>> {
+    fn domain_id(&mut self, id: &mut Option<Text<'a>>) -> Option<()> {
         if self.peek()? == b'n' {
-            return self.literal("null").map(|()| None);
+            return self.literal("null");
         }
-        let (mut id, mut seen) = (None, 0);
+        let mut seen = 0;
         let mut more = self.open_object()?;
         while more {
             if self.key()? == "id" {
                 once(&mut seen, 0)?;
-                id = self.text_or_null()?;
+                self.text_or_null(id)?;
             } else {
                 self.skip_value()?;
             }
             more = self.next_member()?;
         }
-        Some(id)
+        Some(())
     }
 
-    fn text_or_null(&mut self) -> Option<Option<Text<'a>>> {
-        match self.peek()? {
-            b'"' => Some(Some(self.plain_text()?)),
-            b'n' => self.literal("null").map(|()| None),
-            _ => None,
+    fn text_or_null(&mut self, text: &mut Option<Text<'a>>) -> Option<()> {
+        if self.peek()? == b'n' {
+            return self.literal("null");
         }
+        *text = Some(self.plain_text()?);
+        Some(())
     }
 
     fn scalar_or_null(&mut self) -> Option<Option<Scalar<'a>>> {
@@ -341,11 +342,12 @@ impl<'a> Scan<'a> {
     }
 
     fn plain_text(&mut self) -> Option<Text<'a>> {
-        self.at += 1;
+        self.take(b'"')?;
         Some(Text(Cow::Borrowed(self.plain()?)))
     }
 
     /// The rest of a string that has no escapes.
+    #[inline(always)]
     fn plain(&mut self) -> Option<&'a str> {
         let start = self.at;
         let end = start + plain_len(&self.bytes[start..]);

@@ -67,11 +67,16 @@ impl Family {
         family.set_max_write_buffer_number(2);
         family.set_target_file_size_base(TABLE_FILE_BYTES);
         family.set_max_bytes_for_level_base(LEVEL_BASE_BYTES);
-        family.set_compression_type(match self {
-            Self::Default => DBCompressionType::Lz4,
-            // Frames, packed tails and hashes: there is nothing left to gain.
-            Self::Queue | Self::Frames => DBCompressionType::None,
-        });
+        // Frames, packed tails and hashes: there is nothing left to gain.
+        family.set_compression_type(DBCompressionType::None);
+        if self == Self::Default {
+            // What has just been flushed is mostly columns and small runs, which soon go.
+            family.set_compression_per_level(&[
+                DBCompressionType::None,
+                DBCompressionType::Lz4,
+                DBCompressionType::Lz4,
+            ]);
+        }
         if self == Self::Frames {
             family.set_enable_blob_files(true);
             family.set_min_blob_size(BLOB_BYTES_MIN);

@@ -41,7 +41,8 @@ pub struct Writer<'a> {
     all: u128,
     changes: &'a mut Changes,
     piece: Vec<u8>,
-    last: Vec<u8>,
+    /// Bytes of the last value, which ends the piece.
+    last_length: usize,
     next: u16,
 }
 
@@ -49,7 +50,7 @@ impl<'a> Writer<'a> {
     /// Begins the dictionary of an attribute of a run with so many blocks.
     pub fn new(run: RunId, attribute: u8, blocks: usize, changes: &'a mut Changes) -> Self {
         let all = all_blocks(blocks);
-        Self { run, attribute, all, changes, piece: Vec::new(), last: Vec::new(), next: 1 }
+        Self { run, attribute, all, changes, piece: Vec::new(), last_length: 0, next: 1 }
     }
 
     /// Adds the next value; values ascend.
@@ -61,8 +62,7 @@ impl<'a> Writer<'a> {
         varint::put(&mut self.piece, u64::from(count));
         put_blocks(&mut self.piece, blocks, self.all);
         self.piece.extend_from_slice(bytes);
-        self.last.clear();
-        self.last.extend_from_slice(bytes);
+        self.last_length = bytes.len();
         self.next = self.next.wrapping_add(1);
         if self.piece.len() >= PIECE_BYTES {
             self.finish();
@@ -72,7 +72,8 @@ impl<'a> Writer<'a> {
     /// Ends the dictionary.
     pub fn finish(&mut self) {
         if !self.piece.is_empty() {
-            let key = self.run.section(Section::Dictionary, self.attribute).raw(&self.last);
+            let last = &self.piece[self.piece.len() - self.last_length..];
+            let key = self.run.section(Section::Dictionary, self.attribute).raw(last);
             self.changes.put(key.done(), std::mem::take(&mut self.piece));
         }
     }
