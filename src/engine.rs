@@ -18,6 +18,7 @@ mod gapped;
 pub mod partition;
 mod pending;
 mod running;
+pub mod shares;
 mod slot;
 pub mod threads;
 
@@ -39,6 +40,7 @@ use crate::view::View;
 use crate::{log, store};
 
 use assignment::Assignment;
+use shares::Shares;
 use slot::Context;
 pub use slot::Restoring;
 use threads::{Bell, Fault, Job, Threads};
@@ -106,6 +108,7 @@ impl Engine {
             view: View::new(Vec::new()),
             state: settings.state,
             store_options: rocks::Options::new(settings.memory, inputs as usize),
+            shares: Shares::of(broker.partitions(Topic::Traces)),
             view_days: settings.view_days,
             accept_gaps: settings.accept_gaps,
             objects: settings.objects,

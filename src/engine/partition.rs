@@ -7,13 +7,13 @@ use ::metrics::{Counter, Histogram};
 use trailproof_topology::digest_stage::{DigestSetup, DigestStage};
 use trailproof_topology::effect::Lane;
 use trailproof_topology::key::{DAY_MS, Table, day_of, days_before};
-use trailproof_topology::record::open::OPEN_BYTES_MAX;
 use trailproof_topology::record::{RecordStage, Setup, Tally};
 use trailproof_topology::stage::Stage;
 use trailproof_topology::state::Changes;
 use trailproof_topology::trace::Reason;
 
 use super::pending::Pending;
+use super::shares::Shares;
 use super::threads::{Alarms, Bell, Fault, Job, Threads};
 use crate::indexer::{Backlog, Indexer};
 use crate::log::{self, Log, Publisher};
@@ -56,6 +56,8 @@ pub struct Parts {
 pub struct RecordParts {
     /// Identity of the topic.
     pub topic_id: Arc<str>,
+    /// What it may hold in memory.
+    pub shares: Shares,
     /// Where the worker publishes what queries see.
     pub published: Published,
     /// Days that the view keeps.
@@ -68,9 +70,10 @@ pub struct RecordParts {
 /// The operating system's.
 pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std::io::Result<()> {
     let Parts { partition, store, catalogs, log, outbox, progress } = parts;
-    let RecordParts { topic_id, published, view_days } = record;
-    let setup = Setup { partition, topic_id, open_bytes_max: OPEN_BYTES_MAX };
-    let worker = Worker::new(setup, log, Arc::clone(&store), catalogs, Arc::clone(&progress));
+    let RecordParts { topic_id, shares, published, view_days } = record;
+    let setup = Setup { partition, topic_id, open_bytes_max: shares.open_bytes_max };
+    let worker = Worker::new(setup, log, Arc::clone(&store), catalogs, Arc::clone(&progress))
+        .with_batch_bytes(shares.batch_bytes_max);
     let backlog = Backlog::default();
     let (lanes, mut bells) = outbox_jobs(outbox, metrics::FILES_SEALED, &store, threads);
     let upkeep = threads.bell();

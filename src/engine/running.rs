@@ -101,6 +101,7 @@ impl Running {
         }
         let record = RecordParts {
             topic_id: context.history.topic_id(),
+            shares: context.shares,
             published: self.published.clone(),
             view_days: context.view_days,
         };

@@ -14,6 +14,7 @@ use trailproof_topology::sign::Sign;
 
 use super::catalogs::CatalogHistory;
 use super::running::Running;
+use super::shares::Shares;
 use super::threads::{Fault, PAUSE_MAX, PAUSE_MIN, Threads};
 use crate::applied::Gap;
 use crate::log::Retry;
@@ -42,6 +43,7 @@ pub(super) struct Context {
     /// Folder of the partitions' folders.
     pub(super) state: PathBuf,
     pub(super) store_options: rocks::Options,
+    pub(super) shares: Shares,
     pub(super) view_days: u16,
     pub(super) accept_gaps: Vec<Gap>,
     pub(super) objects: Arc<dyn ObjectStore>,
