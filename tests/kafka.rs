@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "kafka/broken.rs"]
+mod broken;
 #[path = "kafka/conformance.rs"]
 mod conformance;
 #[path = "conformance/log.rs"]

@@ -3,7 +3,7 @@
 //! | what | client |
 //! | --- | --- |
 //! | [`PartitionReader`](reader) | a plain consumer for each partition, placed from the state |
-//! | [`publisher`] | a transactional producer for each owner |
+//! | [`publisher`] | a transactional producer for each owner; [`settle`] makes sure how its last transaction ended |
 //! | [`member`] | one consumer that only takes part in the group |
 //! | [`appender`] | one idempotent producer: traces over HTTP, ticks |
 //! | [`read`](mod@read) | consumers for operators and the catalog |
@@ -23,6 +23,8 @@ mod options;
 mod publisher;
 mod read;
 mod reader;
+mod said;
+mod settle;
 mod time;
 mod topics;
 mod transaction;
@@ -46,8 +48,9 @@ use self::appender::Appender;
 use self::context::{Health, Watch, unavailable};
 use self::member::{GroupMember, MemberConsumer, SharedStanding};
 use self::options::Names;
-use self::read::Readers;
+use self::read::{Readers, View};
 use self::reader::PartitionReader;
+use self::said::Output;
 use self::time::BrokerTime;
 use self::topics::Layout;
 use super::broker::{Broker, Membership, Owner, Partitions, ReadLimits, StoredRecord};
@@ -71,6 +74,8 @@ struct Cluster {
     layout: Layout,
     appender: Appender,
     readers: Readers,
+    /// Sees what no reader of the log is to see.
+    raw: Readers,
     /// Asks for the group's offsets; it is no member.
     group: BaseConsumer<Watch>,
     member: Mutex<Option<(Weak<MemberConsumer>, SharedStanding)>>,
@@ -116,6 +121,12 @@ impl Cluster {
     /// Whether a broker answers.
     fn probe(&self) -> bool {
         self.appender.probe(self.names.of(Topic::Traces), PROBE_EVERY)
+    }
+
+    /// Every partition of every topic.
+    fn outputs(&self) -> Vec<Output> {
+        let of = |topic| (0..self.layout.partitions(topic)).map(move |number| (topic, number));
+        Topic::ALL.into_iter().flat_map(of).collect()
     }
 
     /// The partition that Kafka's own producers choose.
@@ -194,7 +205,8 @@ impl KafkaLog {
         let cluster = Arc::new(Cluster {
             time: BrokerTime::new(clock),
             appender: Appender::new(&options, Arc::clone(&health))?,
-            readers: Readers::new(Arc::clone(&options), Arc::clone(&health)),
+            readers: Readers::new(&options, &health, View::Committed),
+            raw: Readers::new(&options, &health, View::Raw),
             group,
             member: Mutex::new(None),
             names: Names::new(&options),

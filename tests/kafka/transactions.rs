@@ -13,26 +13,26 @@ use trailproof_topology::effect::{OutRecord, Topic};
 use crate::log::record;
 use crate::support::{DEADLINE, alone, collect, connect, options, shared, until};
 
-const OWNER: Owner = Owner::Record(0);
+pub(crate) const OWNER: Owner = Owner::Record(0);
 
-fn said(value: &str) -> [OutRecord; 1] {
+pub(crate) fn said(value: &str) -> [OutRecord; 1] {
     [record(Topic::Notifications, Some(0), "key", value)]
 }
 
 /// All notifications that a reader of committed records sees.
-fn heard(log: &KafkaLog) -> Vec<String> {
+pub(crate) fn heard(log: &KafkaLog) -> Vec<String> {
     let limits = ReadLimits { records: 1_000, bytes: 1 << 20 };
     let records = until("answer to a read", || log.read(Topic::Notifications, 0, 0, limits).ok());
     records.into_iter().map(|one| String::from_utf8(one.value).unwrap()).collect()
 }
 
 /// Waits for a transaction's marker, which the broker writes after its answer.
-fn await_heard(log: &KafkaLog, count: usize) -> Vec<String> {
+pub(crate) fn await_heard(log: &KafkaLog, count: usize) -> Vec<String> {
     until("committed records", || Some(heard(log)).filter(|all| all.len() >= count))
 }
 
 /// Does what an outbox does: asks what is committed, then says what is not, until all is.
-fn say(log: &KafkaLog, publisher: &mut dyn Publisher, values: &[&str]) {
+pub(crate) fn say(log: &KafkaLog, publisher: &mut dyn Publisher, values: &[&str]) {
     let began = Instant::now();
     let mut fresh: Option<Box<dyn Publisher + Send>> = None;
     loop {
@@ -58,7 +58,11 @@ fn say(log: &KafkaLog, publisher: &mut dyn Publisher, values: &[&str]) {
 }
 
 /// Stops after a step, once.
-fn once_after(step: Step, then: impl Fn() + Send + Sync + 'static, crash: bool) -> Crash {
+pub(crate) fn once_after(
+    step: Step,
+    then: impl Fn() + Send + Sync + 'static,
+    crash: bool,
+) -> Crash {
     let armed = AtomicBool::new(true);
     Arc::new(move |now| {
         let hit = now == step && armed.swap(false, Ordering::SeqCst);

@@ -155,7 +155,7 @@ impl Appender {
             BaseRecord::with_opaque_to(topic, Arc::clone(&reports))
                 .partition(i32::try_from(partition).unwrap_or(i32::MAX))
                 .payload(&[]);
-        record.headers = headers(&mark);
+        record.headers = Some(headers(&mark));
         self.send(record, until)?;
         let last = reports.wait(1, until)?;
         last.ok_or_else(|| Error::Unavailable("kafka: a tick was not reported".to_owned()))

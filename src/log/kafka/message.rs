@@ -74,12 +74,12 @@ pub(super) fn stored(message: &BorrowedMessage<'_>) -> StoredRecord {
 }
 
 /// Headers to write.
-pub(super) fn headers(pairs: &[(String, String)]) -> Option<OwnedHeaders> {
-    if pairs.is_empty() {
-        return None;
-    }
-    let empty = OwnedHeaders::new_with_capacity(pairs.len());
-    Some(pairs.iter().fold(empty, |headers, (name, text)| {
-        headers.insert(Header { key: name, value: Some(text.as_bytes()) })
-    }))
+pub(super) fn headers(pairs: &[(String, String)]) -> OwnedHeaders {
+    let empty = OwnedHeaders::new_with_capacity(pairs.len() + 1);
+    pairs.iter().fold(empty, |headers, (name, text)| headers.insert(header(name, text)))
+}
+
+/// One header to write.
+pub(super) fn header<'a>(name: &'a str, text: &'a str) -> Header<'a, &'a [u8]> {
+    Header { key: name, value: Some(text.as_bytes()) }
 }

@@ -17,6 +17,7 @@ use trailproof_topology::effect::Topic;
 use super::block_on::block_on;
 use super::context::{Health, Watch, unavailable};
 use super::options::{Names, Options};
+use super::said;
 use crate::log::Error;
 
 /// How long the cluster may take to answer.
@@ -92,7 +93,7 @@ pub(super) fn prepare(options: &Options, health: &Arc<Health>) -> Result<Layout,
             check(options, topic, config, replicas.unwrap_or(1), traces_bytes_max, &mut wrong);
         }
     }
-    check_offsets_retention(&admin, &metadata, options, &mut wrong);
+    check_brokers(&admin, &metadata, options, &layout, &mut wrong);
     if wrong.texts.is_empty() { Ok(layout) } else { Err(Error::Refused(wrong.texts.join("; "))) }
 }
 
@@ -311,11 +312,12 @@ fn check(
     }
 }
 
-/// A group that nobody is in for longer than this forgets what it published.
-fn check_offsets_retention(
+/// What the brokers must keep for a group: its offsets for long enough, and their texts whole.
+fn check_brokers(
     admin: &AdminClient<Watch>,
     metadata: &Metadata,
     options: &Options,
+    layout: &Layout,
     wrong: &mut Wrong<'_>,
 ) {
     let Some(broker) = metadata.brokers().first() else { return };
@@ -323,16 +325,25 @@ fn check_offsets_retention(
     let request = AdminOptions::new().request_timeout(Some(ANSWER_WAIT));
     // Who may not look at brokers may still run: the operator has been told in the documents.
     let Ok(answers) = block_on(admin.describe_configs(&wanted, &request)) else { return };
-    let minutes = answers
-        .iter()
-        .flatten()
-        .find_map(|config| value(config, "offsets.retention.minutes")?.parse::<u64>().ok());
-    if let Some(minutes) = minutes
+    let number = |name: &str| {
+        answers.iter().flatten().find_map(|config| value(config, name)?.parse::<u64>().ok())
+    };
+    // A group that nobody is in for longer than this forgets what it published.
+    if let Some(minutes) = number("offsets.retention.minutes")
         && minutes.saturating_mul(60) < options.downtime.as_secs()
     {
         wrong.texts.push(format!(
             "the brokers forget offsets after {minutes} minutes, which is less than \
              kafka.downtime: raise offsets.retention.minutes on the brokers"
+        ));
+    }
+    let needed = said::text_bytes_max(|topic| layout.partitions(topic));
+    if let Some(bytes) = number("offset.metadata.max.bytes")
+        && bytes < needed
+    {
+        wrong.texts.push(format!(
+            "the brokers keep {bytes} bytes of text with an offset, and so many partitions may \
+             need {needed}: raise offset.metadata.max.bytes on the brokers"
         ));
     }
 }

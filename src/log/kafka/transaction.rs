@@ -8,8 +8,11 @@
 //! | fenced, by its epoch | another has the id, or a slow transaction was ended | [`Trouble::Fenced`] |
 //! | fatal, or the budget is spent | unknown | a new producer finds out |
 //!
-//! **Invariant:** after [`Trouble::Aborted`] the transaction has left nothing behind; after any
-//! other trouble only a new producer's `init` and the group's offsets tell.
+//! Kafka may lose how a transaction ended where a partition has no leader for a moment: its records
+//! are then neither committed nor aborted, and go the way of the producer's next transaction there.
+//! So nobody begins one before `settle` has looked.
+//!
+//! **Invariant:** a record whose offset is not known is never committed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,14 +20,16 @@ use std::time::{Duration, Instant};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 use rdkafka::{ClientContext, TopicPartitionList};
 use trailproof_topology::effect::OutRecord;
+use trailproof_topology::input::Offset;
 
 use super::context::{Health, log_line};
-use super::message::headers;
-use super::options::Options;
+use super::message::{header, headers};
+use super::options::{Names, Options};
+use super::said::{Output, Said, note};
 use crate::log::Error;
 
 /// How long one call may wait for the coordinator.
@@ -41,6 +46,9 @@ const END_BUDGET: Duration = Duration::from_secs(30);
 
 /// How long one poll for reports takes; it does not return before that.
 const REPORT_POLL: Duration = Duration::from_millis(1);
+
+/// Header of every record of a transaction: the id of the producer that wrote it.
+pub(super) const PRODUCER: &str = "trailproof-producer";
 
 /// Why a transaction did not come about.
 #[derive(Debug)]
@@ -73,10 +81,24 @@ pub enum Step {
 /// Called after each step; `true` stops there, as a crash would. For tests.
 pub type Crash = Arc<dyn Fn(Step) -> bool + Send + Sync>;
 
-/// Failed deliveries of the open transaction.
+/// What became of the records of the open transaction.
+#[derive(Default)]
+struct Reports {
+    failed: Option<String>,
+    /// Which record got which offset.
+    written: Vec<(usize, Offset)>,
+}
+
+/// Takes the reports in.
 struct Deliveries {
     health: Arc<Health>,
-    failed: Mutex<Option<String>>,
+    reports: Mutex<Reports>,
+}
+
+impl Deliveries {
+    fn take(&self) -> Reports {
+        std::mem::take(&mut *self.reports.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl ClientContext for Deliveries {
@@ -90,27 +112,41 @@ impl ClientContext for Deliveries {
 }
 
 impl ProducerContext for Deliveries {
-    type DeliveryOpaque = ();
+    type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Err((error, _)) = result {
-            let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-            failed.get_or_insert(error.to_string());
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(message) => match u64::try_from(message.offset()) {
+                Ok(offset) => reports.written.push((number, offset)),
+                Err(_) => _ = reports.failed.get_or_insert("written nobody knows where".to_owned()),
+            },
+            Err((error, _)) => _ = reports.failed.get_or_insert(error.to_string()),
         }
     }
 }
 
 /// A producer that owns its transactional id.
 pub(super) struct Transactional {
+    id: String,
+    names: Names,
     producer: BaseProducer<Deliveries>,
 }
 
+/// A record and its place.
+pub(super) struct Placed<'a> {
+    pub(super) output: Output,
+    pub(super) record: &'a OutRecord,
+}
+
+/// Offsets to commit, as this member of the group.
+pub(super) type Offsets = (TopicPartitionList, ConsumerGroupMetadata);
+
 /// What one transaction is to do.
 pub(super) struct Work<'a> {
-    /// Records with their topics' names and partitions.
-    pub(super) records: &'a [(&'a str, u32, &'a OutRecord)],
-    /// Offsets to commit, if any, as this member of the group.
-    pub(super) offsets: Option<(TopicPartitionList, ConsumerGroupMetadata)>,
+    pub(super) records: &'a [Placed<'a>],
+    /// The offsets to commit, if any, now that it is known where the records are.
+    pub(super) offsets: &'a dyn Fn(&Said) -> Result<Option<Offsets>, Error>,
     /// Stops it, in tests.
     pub(super) crash: Option<&'a Crash>,
 }
@@ -125,12 +161,12 @@ impl Transactional {
         id: &str,
         health: &Arc<Health>,
     ) -> Result<Self, Error> {
-        let context = Deliveries { health: Arc::clone(health), failed: Mutex::new(None) };
+        let context = Deliveries { health: Arc::clone(health), reports: Mutex::default() };
         let producer: BaseProducer<Deliveries> = options
             .transactional(id)
             .create_with_context(context)
             .map_err(|error| Error::Refused(format!("kafka: the producer of {id}: {error}")))?;
-        let own = Self { producer };
+        let own = Self { id: id.to_owned(), names: Names::new(options), producer };
         let until = Instant::now() + INIT_BUDGET;
         loop {
             let Err(error) = own.producer.init_transactions(CALL_WAIT) else { return Ok(own) };
@@ -142,23 +178,42 @@ impl Transactional {
         }
     }
 
-    /// Runs one transaction from beginning to end.
-    pub(super) fn run(&self, work: &Work<'_>) -> Result<(), Trouble> {
-        *self.producer.context().failed.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.producer.begin_transaction().map_err(|error| self.judge(&error))?;
+    /// Runs one transaction from beginning to end; where its records are.
+    pub(super) fn run(&self, work: &Work<'_>) -> Result<Said, Trouble> {
+        self.begin()?;
         self.crash(work, Step::Begun)?;
-        for (topic, partition, record) in work.records {
-            self.send(topic, *partition, record)?;
-        }
+        self.send_all(work.records)?;
         self.crash(work, Step::Produced)?;
-        self.flush()?;
+        let said = self.flush(work.records)?;
         self.crash(work, Step::Flushed)?;
-        if let Some((offsets, group)) = &work.offsets {
-            self.send_offsets(offsets, group)?;
-            self.crash(work, Step::OffsetsSent)?;
+        match (work.offsets)(&said) {
+            Ok(None) => {}
+            Ok(Some((offsets, group))) => {
+                self.send_offsets(&offsets, &group)?;
+                self.crash(work, Step::OffsetsSent)?;
+            }
+            Err(error) => return Err(self.abort(Trouble::Aborted(error.to_string()))),
         }
         self.commit()?;
-        self.crash(work, Step::Committed)
+        self.crash(work, Step::Committed)?;
+        Ok(said)
+    }
+
+    /// Writes records and aborts them, and with them whatever of this id is open in their
+    /// partitions; where they are.
+    pub(super) fn run_aborted(&self, records: &[Placed<'_>]) -> Result<Said, Trouble> {
+        self.begin()?;
+        self.send_all(records)?;
+        let said = self.flush(records)?;
+        match self.abort(Trouble::Aborted(String::new())) {
+            Trouble::Aborted(_) => Ok(said),
+            trouble => Err(trouble),
+        }
+    }
+
+    fn begin(&self) -> Result<(), Trouble> {
+        self.producer.context().take();
+        self.producer.begin_transaction().map_err(|error| self.judge(&error))
     }
 
     fn crash(&self, work: &Work<'_>, step: Step) -> Result<(), Trouble> {
@@ -168,14 +223,21 @@ impl Transactional {
         }
     }
 
-    fn send(&self, topic: &str, partition: u32, record: &OutRecord) -> Result<(), Trouble> {
-        let mut message: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic)
-            .partition(i32::try_from(partition).unwrap_or(i32::MAX))
-            .payload(&record.value);
+    fn send_all(&self, records: &[Placed<'_>]) -> Result<(), Trouble> {
+        records.iter().enumerate().try_for_each(|(number, placed)| self.send(number, placed))
+    }
+
+    fn send(&self, number: usize, placed: &Placed<'_>) -> Result<(), Trouble> {
+        let (topic, partition) = placed.output;
+        let (topic, record) = (self.names.of(topic), placed.record);
+        let mut message: BaseRecord<'_, [u8], [u8], usize> =
+            BaseRecord::with_opaque_to(topic, number)
+                .partition(i32::try_from(partition).unwrap_or(i32::MAX))
+                .payload(&record.value);
         if !record.key.is_empty() {
             message = message.key(&record.key);
         }
-        message.headers = headers(&record.headers);
+        message.headers = Some(headers(&record.headers).insert(header(PRODUCER, &self.id)));
         let until = Instant::now() + FLUSH_BUDGET;
         loop {
             let (error, back) = match self.producer.send(message) {
@@ -199,9 +261,9 @@ impl Transactional {
         }
     }
 
-    /// Waits until every record is on the brokers. The crate's own flush does so in steps of
-    /// 100 ms.
-    fn flush(&self) -> Result<(), Trouble> {
+    /// Waits until every record is on the brokers, and where. The crate's own flush does so in
+    /// steps of 100 ms.
+    fn flush(&self, records: &[Placed<'_>]) -> Result<Said, Trouble> {
         let until = Instant::now() + FLUSH_BUDGET;
         while self.producer.in_flight_count() > 0 {
             if Instant::now() >= until {
@@ -209,12 +271,19 @@ impl Transactional {
             }
             self.producer.poll(REPORT_POLL);
         }
-        let failed = self.producer.context().failed.lock();
-        let failed = failed.unwrap_or_else(PoisonError::into_inner).take();
-        match failed {
-            None => Ok(()),
-            Some(why) => Err(self.fatal().unwrap_or_else(|| self.abort(Trouble::Aborted(why)))),
+        let Reports { failed, written } = self.producer.context().take();
+        let unknown = || "not every record was reported".to_owned();
+        let failed = failed.or_else(|| (written.len() != records.len()).then(unknown));
+        if let Some(why) = failed {
+            return Err(self.fatal().unwrap_or_else(|| self.abort(Trouble::Aborted(why))));
         }
+        let mut said = Said::new();
+        for (number, offset) in written {
+            if let Some(placed) = records.get(number) {
+                note(&mut said, placed.output, offset);
+            }
+        }
+        Ok(said)
     }
 
     fn send_offsets(
