@@ -10,6 +10,8 @@ mod conformance;
 mod log;
 #[path = "kafka/members.rs"]
 mod members;
+#[path = "kafka/namesake.rs"]
+mod namesake;
 #[path = "kafka/reading.rs"]
 mod reading;
 #[path = "kafka/support.rs"]

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`PartitionReader`](reader) | a plain consumer for each partition, placed from the state |
 //! | [`publisher`] | a transactional producer for each owner; [`settle`] makes sure how its last transaction ended |
-//! | [`member`] | one consumer that only takes part in the group |
+//! | [`member`], [`rebalance`] | one consumer that only takes part in the group |
 //! | [`appender`] | one idempotent producer: traces over HTTP, ticks |
 //! | [`read`](mod@read) | consumers for operators and the catalog |
 //! | [`topics`] | creates and checks the topics at the start |
@@ -23,6 +23,7 @@ mod options;
 mod publisher;
 mod read;
 mod reader;
+mod rebalance;
 mod said;
 mod settle;
 mod time;
@@ -31,7 +32,7 @@ mod transaction;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -39,17 +40,18 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
 use trailproof_topology::effect::Topic;
 use trailproof_topology::input::Offset;
 
-pub use self::member::REVOKE_BUDGET;
 pub use self::options::{OptionError, Options, is_secret};
 pub use self::publisher::KafkaPublisher;
+pub use self::rebalance::REVOKE_BUDGET;
 pub use self::transaction::{Crash, Step};
 
 use self::appender::Appender;
 use self::context::{Health, Watch, unavailable};
-use self::member::{GroupMember, MemberConsumer, SharedStanding};
+use self::member::GroupMember;
 use self::options::Names;
 use self::read::{Readers, View};
 use self::reader::PartitionReader;
+use self::rebalance::{MemberConsumer, SharedStanding};
 use self::said::Output;
 use self::time::BrokerTime;
 use self::topics::Layout;
@@ -90,30 +92,34 @@ impl Cluster {
             .map_err(|error| unavailable("making a reader", &error))
     }
 
+    fn locked_member(&self) -> MutexGuard<'_, Option<(Weak<MemberConsumer>, SharedStanding)>> {
+        self.member.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn joined(&self, consumer: &Arc<MemberConsumer>, standing: &SharedStanding) {
-        let member = Some((Arc::downgrade(consumer), Arc::clone(standing)));
-        *self.member.lock().unwrap_or_else(PoisonError::into_inner) = member;
+        *self.locked_member() = Some((Arc::downgrade(consumer), Arc::clone(standing)));
     }
 
-    fn member(&self) -> Option<(Arc<MemberConsumer>, SharedStanding)> {
-        let member = self.member.lock().unwrap_or_else(PoisonError::into_inner);
-        let (consumer, standing) = member.as_ref()?;
-        Some((consumer.upgrade()?, Arc::clone(standing)))
+    fn left(&self) {
+        *self.locked_member() = None;
     }
 
+    /// Whether this instance takes part in the group, be it thrown out at the moment.
     fn is_member(&self) -> bool {
-        self.member().is_some()
+        self.locked_member().is_some()
     }
 
     /// Whether an input partition is this instance's.
     fn holds(&self, input: (Topic, u32)) -> bool {
-        self.member().is_some_and(|(_, standing)| member::holds(&standing, input))
+        self.locked_member().as_ref().is_some_and(|(_, standing)| rebalance::holds(standing, input))
     }
 
-    /// Who we are in the group: a member of this generation, or, outside it, nobody.
+    /// Who we are in the group: a member of this generation, or, outside it, nobody. `None` while
+    /// we are thrown out.
     fn group_metadata(&self) -> Option<ConsumerGroupMetadata> {
-        match self.member() {
-            Some((consumer, _)) => consumer.group_metadata(),
+        let member = self.locked_member().as_ref().map(|(consumer, _)| consumer.upgrade());
+        match member {
+            Some(consumer) => consumer?.group_metadata(),
             None => self.group.group_metadata(),
         }
     }

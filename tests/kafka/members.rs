@@ -23,15 +23,16 @@ const CHILD: &str = "TRAILPROOF_TEST_KAFKA_MEMBER";
 
 const ALL: [(Topic, u32); 3] = [(Topic::Traces, 0), (Topic::Traces, 1), (Topic::Files, 0)];
 
-/// One thing a member was told: who, what, and whether it was given.
+/// One thing a member was told: who, what, and whether it was given, or lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Told {
+pub(crate) struct Told {
     member: &'static str,
     partition: (Topic, u32),
     given: bool,
+    lost: bool,
 }
 
-type Told3 = Arc<Mutex<Vec<Told>>>;
+pub(crate) type Told3 = Arc<Mutex<Vec<Told>>>;
 
 /// Writes down what one member is told.
 struct Notes {
@@ -41,24 +42,24 @@ struct Notes {
 
 impl Partitions for Notes {
     fn assigned(&self, partitions: &[(Topic, u32)]) {
-        let (member, given) = (self.member, true);
+        let (member, given, lost) = (self.member, true, false);
         let mut told = self.told.lock().unwrap();
-        told.extend(partitions.iter().map(|one| Told { member, partition: *one, given }));
+        told.extend(partitions.iter().map(|one| Told { member, partition: *one, given, lost }));
     }
 
-    fn revoked(&self, partitions: &[(Topic, u32)], _lost: bool) {
+    fn revoked(&self, partitions: &[(Topic, u32)], lost: bool) {
         let (member, given) = (self.member, false);
         let mut told = self.told.lock().unwrap();
-        told.extend(partitions.iter().map(|one| Told { member, partition: *one, given }));
+        told.extend(partitions.iter().map(|one| Told { member, partition: *one, given, lost }));
     }
 }
 
-fn join(log: &KafkaLog, member: &'static str, told: &Told3) -> Box<dyn Membership> {
+pub(crate) fn join(log: &KafkaLog, member: &'static str, told: &Told3) -> Box<dyn Membership> {
     log.join(Arc::new(Notes { member, told: Arc::clone(told) })).unwrap()
 }
 
 /// What a member runs, by what it was told.
-fn held(told: &Told3, member: &str) -> BTreeSet<(Topic, u32)> {
+pub(crate) fn held(told: &Told3, member: &str) -> BTreeSet<(Topic, u32)> {
     let mut held = BTreeSet::new();
     for each in told.lock().unwrap().iter().filter(|one| one.member == member) {
         if each.given {
@@ -68,6 +69,12 @@ fn held(told: &Told3, member: &str) -> BTreeSet<(Topic, u32)> {
         };
     }
     held
+}
+
+/// What a member was told to have lost.
+pub(crate) fn lost(told: &Told3, member: &str) -> BTreeSet<(Topic, u32)> {
+    let told = told.lock().unwrap();
+    told.iter().filter(|one| one.member == member && one.lost).map(|one| one.partition).collect()
 }
 
 /// No partition is given before whoever had it gave it back.

@@ -1,37 +1,33 @@
 //! Membership: one consumer that only takes part in the group.
 //!
 //! It is polled by a thread of its own that does nothing else, so the group never waits for a
-//! restore. Its partitions are paused at once and assigned at their end: what slips through is
-//! ignored, because records are read by each partition's own reader. Who runs the partitions is
-//! told on another thread, in order; stopping may take [`REVOKE_BUDGET`], then the partition is
-//! given up all the same: what the late one still publishes is refused, for its transactional id is
-//! taken over.
+//! restore. What the group decides is followed in [`rebalance`](super::rebalance).
 //!
-//! **Invariant:** a partition is in [`Standing`] from its assignment until its revocation.
+//! A consumer that the group throws out for good is of no use any more: its partitions are given up
+//! as lost, and after a while a new one joins. Mostly another process has joined under this
+//! instance's name. While that one is a member this one stays away, or the two would throw each
+//! other out in turn.
+//!
+//! **Invariant:** while no consumer is a member, no partition is this instance's, and
+//! [`Membership::problem`] says why.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::KafkaError;
-use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use trailproof_topology::effect::Topic;
 
 use super::Cluster;
-use super::context::{Health, log_line, unavailable};
-use super::options::Names;
+use super::context::{Health, unavailable};
+use super::rebalance::{
+    MemberConsumer, Rebalances, SharedStanding, held, note_thrown_out, problem, tell_all,
+};
 use crate::log::Error;
 use crate::log::broker::{Membership, Partitions};
-use crate::metrics::{self, Metrics};
-
-/// How long stopping revoked partitions may hold up the group.
-pub const REVOKE_BUDGET: Duration = Duration::from_secs(30);
 
 /// How often the thread looks whether it should stop.
 const POLL_EVERY: Duration = Duration::from_millis(100);
@@ -39,161 +35,22 @@ const POLL_EVERY: Duration = Duration::from_millis(100);
 /// Polls that leaving the group takes at most.
 const LEAVE_POLLS: usize = 50;
 
-/// What this instance is in the group.
-#[derive(Debug, Default)]
-pub(super) struct Standing {
-    assigned: BTreeSet<(Topic, u32)>,
-    joined: bool,
-    /// Set once and for good: another process took this one's name.
-    fatal: Option<String>,
-}
+/// Pauses before it joins again: the first, and the longest. Each is drawn from half of that on.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// A lock on what this instance is in the group.
-pub(super) type SharedStanding = Arc<Mutex<Standing>>;
+/// A membership that lasted this long was none that keeps failing.
+const LASTED: Duration = Duration::from_secs(600);
 
-fn locked(standing: &Mutex<Standing>) -> MutexGuard<'_, Standing> {
-    standing.lock().unwrap_or_else(PoisonError::into_inner)
-}
+/// How long the coordinator may take to say who is in the group.
+const MEMBERS_WAIT: Duration = Duration::from_secs(5);
 
-/// Whether a partition is this instance's.
-pub(super) fn holds(standing: &Mutex<Standing>, partition: (Topic, u32)) -> bool {
-    let standing = locked(standing);
-    standing.fatal.is_none() && standing.assigned.contains(&partition)
-}
-
-/// What the telling thread is to tell.
-enum Tell {
-    Assigned(Vec<(Topic, u32)>),
-    Revoked(Vec<(Topic, u32)>, bool, SyncSender<()>),
-}
-
-/// The callbacks of the member's consumer.
-pub(super) struct Rebalances {
-    standing: SharedStanding,
-    tell: Sender<Tell>,
-    names: Names,
-    health: Arc<Health>,
-    metrics: Arc<Metrics>,
-}
-
-/// The member's consumer.
-pub(super) type MemberConsumer = BaseConsumer<Rebalances>;
-
-impl ClientContext for Rebalances {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        log_line(level, facility, line);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.health.failed(&error, reason);
-    }
-}
-
-impl ConsumerContext for Rebalances {
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        event: RDKafkaRespErr,
-        list: &mut TopicPartitionList,
-    ) {
-        self.metrics.counter(metrics::KAFKA_REBALANCES, &[]).increment(1);
-        self.health.answered();
-        let done = if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            self.assign(consumer, list)
-        } else {
-            self.revoke(consumer, list)
-        };
-        if let Err(error) = done {
-            tracing::error!(%error, "the group's decision could not be followed");
-        }
-    }
-}
-
-impl Rebalances {
-    fn assign(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        list: &mut TopicPartitionList,
-    ) -> Result<(), KafkaError> {
-        let partitions = self.inputs(list);
-        list.set_all_offsets(Offset::End)?;
-        match consumer.rebalance_protocol() {
-            RebalanceProtocol::Cooperative => consumer.incremental_assign(list)?,
-            RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.assign(list)?,
-        }
-        if list.count() > 0 {
-            consumer.pause(list)?;
-        }
-        let mut standing = locked(&self.standing);
-        let first = !standing.joined;
-        standing.joined = true;
-        standing.assigned.extend(partitions.iter().copied());
-        drop(standing);
-        if first || !partitions.is_empty() {
-            tracing::info!(partitions = %names(&partitions), "assigned");
-            let _ = self.tell.send(Tell::Assigned(partitions));
-        }
-        Ok(())
-    }
-
-    fn revoke(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        list: &TopicPartitionList,
-    ) -> Result<(), KafkaError> {
-        let lost = consumer.assignment_lost();
-        self.give_up(self.inputs(list), lost);
-        match consumer.rebalance_protocol() {
-            RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
-            RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.unassign(),
-        }
-    }
-
-    /// The input partitions of a list.
-    fn inputs(&self, list: &TopicPartitionList) -> Vec<(Topic, u32)> {
-        let topics = [Topic::Traces, Topic::Files];
-        let one = |name: &str, partition: i32| {
-            let topic = topics.into_iter().find(|topic| self.names.of(*topic) == name)?;
-            Some((topic, u32::try_from(partition).ok()?))
-        };
-        list.elements().iter().filter_map(|each| one(each.topic(), each.partition())).collect()
-    }
-
-    /// Has partitions stopped, within the budget.
-    fn give_up(&self, partitions: Vec<(Topic, u32)>, lost: bool) {
-        let forget = |partitions: &[(Topic, u32)]| {
-            let mut standing = locked(&self.standing);
-            partitions.iter().for_each(|one| _ = standing.assigned.remove(one));
-        };
-        let held: Vec<_> = {
-            let standing = locked(&self.standing);
-            partitions.into_iter().filter(|one| standing.assigned.contains(one)).collect()
-        };
-        if held.is_empty() {
-            return;
-        }
-        tracing::info!(partitions = %names(&held), lost, "revoked");
-        if lost {
-            forget(&held);
-        }
-        let (done, stopped) = sync_channel(1);
-        if self.tell.send(Tell::Revoked(held.clone(), lost, done)).is_ok()
-            && stopped.recv_timeout(REVOKE_BUDGET).is_err()
-        {
-            tracing::error!(partitions = %names(&held), "did not stop in time; given up anyway");
-        }
-        forget(&held);
-    }
-}
-
-fn names(partitions: &[(Topic, u32)]) -> String {
-    let names: Vec<String> =
-        partitions.iter().map(|(topic, number)| format!("{}/{number}", topic.name())).collect();
-    names.join(" ")
-}
+/// Bytes that a broker puts behind a static member's name to make its member id: `-` and a UUID.
+const MEMBER_SUFFIX: usize = 37;
 
 /// Membership in the group, for as long as it lives.
 pub(super) struct GroupMember {
+    cluster: Weak<Cluster>,
     standing: SharedStanding,
     health: Arc<Health>,
     stop: Arc<AtomicBool>,
@@ -220,24 +77,24 @@ impl GroupMember {
             health: Arc::clone(&cluster.health),
             metrics: Arc::clone(&cluster.metrics),
         };
-        let consumer: Arc<MemberConsumer> = cluster
-            .options
-            .member(instance)
-            .create_with_context(context)
-            .map(Arc::new)
-            .map_err(|error| Error::Refused(format!("kafka: the member's options: {error}")))?;
-        consumer
-            .subscribe(&[cluster.names.of(Topic::Traces), cluster.names.of(Topic::Files)])
-            .map_err(|error| unavailable("joining the group", &error))?;
-        cluster.joined(&consumer, &standing);
-        let stop = Arc::new(AtomicBool::new(false));
+        let joining = Joining {
+            cluster: Arc::clone(cluster),
+            instance: instance.to_owned(),
+            context,
+            stop: Arc::default(),
+        };
+        let consumer = joining.join()?;
+        let stop = Arc::clone(&joining.stop);
         let telling = spawn("kafka-partitions", move || tell_all(&told, &*partitions))?;
-        let polling = spawn("kafka-member", {
-            let (standing, stop) = (Arc::clone(&standing), Arc::clone(&stop));
-            move || poll_all(consumer, &standing, &stop)
-        })?;
-        let health = Arc::clone(&cluster.health);
-        Ok(Self { standing, health, stop, polling: Some(polling), telling: Some(telling) })
+        let polling = spawn("kafka-member", move || joining.stay(consumer))?;
+        Ok(Self {
+            cluster: Arc::downgrade(cluster),
+            standing,
+            health: Arc::clone(&cluster.health),
+            stop,
+            polling: Some(polling),
+            telling: Some(telling),
+        })
     }
 }
 
@@ -248,33 +105,137 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
         .map_err(|error| Error::Unavailable(format!("cannot start a thread: {error}")))
 }
 
-/// Tells of each change, in order.
-fn tell_all(told: &Receiver<Tell>, partitions: &dyn Partitions) {
-    for change in told {
-        match change {
-            Tell::Assigned(list) => partitions.assigned(&list),
-            Tell::Revoked(list, lost, done) => {
-                partitions.revoked(&list, lost);
-                // Whoever waited may have given up.
-                let _ = done.send(());
+/// What it takes to join, again and again.
+struct Joining {
+    cluster: Arc<Cluster>,
+    instance: String,
+    context: Rebalances,
+    stop: Arc<AtomicBool>,
+}
+
+impl Joining {
+    /// A new consumer that has asked for its share.
+    fn join(&self) -> Result<Arc<MemberConsumer>, Error> {
+        let consumer: Arc<MemberConsumer> = self
+            .cluster
+            .options
+            .member(&self.instance)
+            .create_with_context(self.context.clone())
+            .map(Arc::new)
+            .map_err(|error| Error::Refused(format!("kafka: the member's options: {error}")))?;
+        consumer
+            .subscribe(&[self.cluster.names.of(Topic::Traces), self.cluster.names.of(Topic::Files)])
+            .map_err(|error| unavailable("joining the group", &error))?;
+        self.cluster.joined(&consumer, &self.context.standing);
+        Ok(consumer)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// Is a member until it is told to stop.
+    fn stay(self, consumer: Arc<MemberConsumer>) {
+        let (mut consumer, mut pause) = (Some(consumer), PAUSE_MIN);
+        while !self.is_stopped() {
+            let Some(current) = consumer.take() else {
+                consumer = self.join_again(&mut pause);
+                continue;
+            };
+            let began = Instant::now();
+            match self.poll(&current) {
+                None => consumer = Some(current),
+                Some(code) => {
+                    if began.elapsed() >= LASTED {
+                        pause = PAUSE_MIN;
+                    }
+                    self.note(&format!(
+                        "thrown out of the group: {code}; it joins again by itself"
+                    ));
+                    self.context.give_up(held(&self.context.standing), true);
+                    // Its callbacks are served once more; there is nothing left to give up.
+                    drop(current);
+                }
+            }
+        }
+        self.context.give_up(held(&self.context.standing), false);
+        if let Some(consumer) = consumer {
+            leave(&consumer);
+        }
+    }
+
+    /// Polls until it is told to stop, or thrown out; why.
+    fn poll(&self, consumer: &BaseConsumer<Rebalances>) -> Option<Code> {
+        while !self.is_stopped() {
+            if let Some(Err(KafkaError::MessageConsumptionFatal(code))) = consumer.poll(POLL_EVERY)
+            {
+                return Some(code);
+            }
+        }
+        None
+    }
+
+    /// Says why it is no member.
+    fn note(&self, why: &str) {
+        tracing::error!(instance = self.instance, "{why}");
+        note_thrown_out(&self.context.standing, Some(format!("kafka: {why}")));
+    }
+
+    /// Joins after a pause, unless another process is there under this name.
+    fn join_again(&self, pause: &mut Duration) -> Option<Arc<MemberConsumer>> {
+        let until = Instant::now() + jittered(*pause);
+        *pause = (*pause * 2).min(PAUSE_MAX);
+        while Instant::now() < until && !self.is_stopped() {
+            std::thread::sleep(POLL_EVERY);
+        }
+        if self.is_stopped() {
+            return None;
+        }
+        if let Some(host) = self.namesake() {
+            self.note(&format!(
+                "thrown out of the group: another process is in it as instance {}, from {host}. \
+                 End that one, or give one of the two another kafka.instance; this one joins once \
+                 the name is free",
+                self.instance
+            ));
+            return None;
+        }
+        note_thrown_out(&self.context.standing, None);
+        match self.join() {
+            Ok(consumer) => Some(consumer),
+            Err(error) => {
+                self.note(&error.to_string());
+                None
             }
         }
     }
+
+    /// Where a member comes from that has this instance's name; this one has none at the moment.
+    fn namesake(&self) -> Option<String> {
+        let group = self.cluster.options.group.as_str();
+        // Where nobody can say, joining finds out.
+        let groups = self.cluster.group.fetch_group_list(Some(group), MEMBERS_WAIT).ok()?;
+        let mut members = groups.groups().iter().flat_map(|group| group.members());
+        let other = members.find(|member| is_named(member.id(), &self.instance))?;
+        Some(other.client_host().trim_start_matches('/').to_owned())
+    }
 }
 
-fn poll_all(consumer: Arc<MemberConsumer>, standing: &Mutex<Standing>, stop: &AtomicBool) {
-    while !stop.load(Ordering::Acquire) {
-        if let Some(Err(KafkaError::MessageConsumptionFatal(code))) = consumer.poll(POLL_EVERY) {
-            let why = format!("kafka: {code}; is kafka.instance another process's too?");
-            tracing::error!(error = %why, "no member of the group any more; restart this process");
-            let held: Vec<_> = locked(standing).assigned.iter().copied().collect();
-            locked(standing).fatal = Some(why);
-            consumer.context().give_up(held, true);
-        }
-    }
-    let held: Vec<_> = locked(standing).assigned.iter().copied().collect();
-    consumer.context().give_up(held, false);
-    // A static member that only closes keeps its partitions until its session ends.
+/// Whether a member id is of the static member with this name.
+fn is_named(member: &str, instance: &str) -> bool {
+    let rest = member.strip_prefix(instance);
+    rest.is_some_and(|rest| rest.len() == MEMBER_SUFFIX && rest.starts_with('-'))
+}
+
+/// From half of a pause to all of it: of two that wait for one thing, one comes first.
+fn jittered(pause: Duration) -> Duration {
+    let mut part = [0];
+    aws_lc_rs::rand::fill(&mut part).unwrap_or_default();
+    pause / 2 + pause / 2 * u32::from(part[0]) / 255
+}
+
+/// Leaves. A static member that only closes keeps its partitions until its session ends.
+fn leave(consumer: &BaseConsumer<Rebalances>) {
     consumer.unsubscribe();
     for _ in 0..LEAVE_POLLS {
         if consumer.assignment().is_ok_and(|list| list.count() == 0) {
@@ -286,9 +247,8 @@ fn poll_all(consumer: Arc<MemberConsumer>, standing: &Mutex<Standing>, stop: &At
 
 impl Membership for GroupMember {
     fn problem(&self) -> Option<String> {
-        let standing = locked(&self.standing);
-        let waiting = (!standing.joined).then(|| "kafka: not yet a member of the group".to_owned());
-        standing.fatal.clone().or_else(|| self.health.trouble()).or(waiting)
+        // A cluster that is away explains whatever else there is.
+        self.health.trouble().or_else(|| problem(&self.standing))
     }
 }
 
@@ -299,6 +259,31 @@ impl Drop for GroupMember {
         for thread in [self.polling.take(), self.telling.take()].into_iter().flatten() {
             // A thread that panicked has already said so.
             let _ = thread.join();
+        }
+        if let Some(cluster) = self.cluster.upgrade() {
+            cluster.left();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namesake_is_known_by_its_member_id() {
+        let uuid = "-1f0e8c1d-58a2-4d0b-9a3e-7c1b2d3e4f50";
+        assert!(is_named(&format!("i-1{uuid}"), "i-1"));
+        assert!(!is_named(&format!("i-1-b{uuid}"), "i-1"));
+        assert!(!is_named(&format!("i{uuid}"), "i-1"));
+        assert!(!is_named("i-1", "i-1"));
+    }
+
+    #[test]
+    fn pauses_are_drawn_from_their_second_half() {
+        for _ in 0..100 {
+            let pause = jittered(PAUSE_MAX);
+            assert!((PAUSE_MAX / 2..=PAUSE_MAX).contains(&pause), "{pause:?}");
         }
     }
 }
