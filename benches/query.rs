@@ -18,7 +18,7 @@ use trailproof::view::{Published, View, Viewed};
 use trailproof_topology::attribute::Attribute;
 use trailproof_topology::key::{self, Table};
 use trailproof_topology::query::predicate::Text;
-use trailproof_topology::query::{Axis, Histogram, Order, Predicate, Query};
+use trailproof_topology::query::{Axis, Histogram, Order, Predicate, Query, Test};
 use trailproof_topology::state::{Changes, Rows};
 
 use load::{NAMES, Random, START_MS, TRACKER, USERS};
@@ -232,21 +232,27 @@ fn counts() -> Vec<Case> {
             "count_contains_name",
             (|random| {
                 let text = Text::new(&format!("NAME-{}", random.below(NAMES)));
-                count(with(vec![Predicate {
-                    contains: text,
-                    ..Predicate::on(Attribute::ResourceName)
-                }]))
+                let test = Test::Contains(vec![text]);
+                count(with(vec![Predicate::new(Attribute::ResourceName, test)]))
             }),
         ),
         (
             "count_not_service_prefix",
             (|_| {
-                let none_of = vec!["ECS".to_owned(), "OBS".to_owned()];
-                let prefix = "user-00".to_owned();
+                let services = Test::Equals(vec!["ECS".to_owned(), "OBS".to_owned()]);
+                let users = Test::Begins(vec!["user-00".to_owned()]);
                 count(with(vec![
-                    Predicate { none_of, ..Predicate::on(Attribute::ServiceType) },
-                    Predicate { prefix, ..Predicate::on(Attribute::User) },
+                    Predicate::new(Attribute::ServiceType, services).not(),
+                    Predicate::new(Attribute::User, users),
                 ]))
+            }),
+        ),
+        (
+            "count_not_any_of_four_texts",
+            (|random| {
+                let mut text = || Text::new(&format!("NAME-{}", random.below(NAMES)));
+                let test = Test::Contains((0..4).map(|_| text()).collect());
+                count(with(vec![Predicate::new(Attribute::ResourceName, test).not()]))
             }),
         ),
         (

@@ -1,79 +1,83 @@
 //! Selections of `/api/v1`: which account, trackers, times and attribute values.
 //!
-//! `user=alice&user=bob` any of them · `user!=alice` none of them · `user^=adm` begins with ·
-//! `user~=min` contains, whatever the case of its letters. A beginning and a text are one value
-//! each; all conditions hold together.
+//! `user=alice` equals · `user^=adm` begins with · `user~=min` contains, whatever the case of its
+//! letters. A `!` in front turns it round: `user!=alice`, `user!^=adm`, `user!~=min`. Given several
+//! times, any of the values counts. Conditions that differ hold together.
 //!
 //! **Invariant:** a parameter that is not understood is refused, never passed over: an audit query
 //! that asks something else than was meant gives false comfort.
 
+use std::ops::Range;
+
 use trailproof_topology::attribute::Attribute;
 use trailproof_topology::catalog::{Account, Catalog};
+use trailproof_topology::input::Millis;
+use trailproof_topology::query::predicate::Text;
+use trailproof_topology::query::{Predicate, Query, Test, VALUES_MAX};
 
-use super::backend::{Filter, Period, Selection, Test};
 use super::error::{ApiError, ApiResult};
 use super::params::{self, Params};
 use crate::config::closest;
-
-/// Values of one field at most.
-const VALUES_MAX: usize = 100;
 
 /// Parameters that choose traces, besides the fields.
 const COMMON: [&str; 7] =
     ["account", "tracker", "from", "to", "recorded_from", "recorded_to", "partial"];
 
-/// How a field's name ends, and what that means.
-const OPERATORS: [(&str, &str, bool); 4] =
-    [("!", "=", true), ("^", "^", false), ("~", "~", false), ("", "=", false)];
-
-/// Reads the selection; `own` are the parameters that the endpoint reads itself.
-pub(super) fn selection(params: &Params, catalog: &Catalog, own: &[&str]) -> ApiResult<Selection> {
-    let mut filters: Vec<(Filter, &'static str)> = vec![];
+/// Reads the selection, as a query without rows; `own` are the parameters that the endpoint reads
+/// itself.
+pub(super) fn selection(params: &Params, catalog: &Catalog, own: &[&str]) -> ApiResult<Query> {
+    let mut fields: Vec<(Field, Vec<String>)> = vec![];
     for (name, value) in params {
         if own.contains(&name.as_str()) || COMMON.contains(&name.as_str()) {
             continue;
         }
-        let Some((attribute, operator, negate)) = field(name) else {
-            return Err(unknown(name, own));
-        };
+        let Some(field) = Field::parse(name) else { return Err(unknown(name, own)) };
         if value.is_empty() {
             return Err(ApiError::bad_query(format!("{name} has no value")));
         }
-        let same = |(filter, own): &&mut (Filter, &'static str)| {
-            filter.attribute == attribute && filter.negate == negate && *own == operator
-        };
-        if let Some((filter, _)) = filters.iter_mut().find(same) {
-            let Test::AnyOf(values) = &mut filter.test else {
-                return Err(ApiError::bad_query(format!("{name} takes one value")));
-            };
-            if values.len() == VALUES_MAX {
+        let value = value.clone();
+        match fields.iter_mut().find(|(known, _)| *known == field) {
+            None => fields.push((field, vec![value])),
+            Some((_, values)) if values.len() == VALUES_MAX => {
                 return Err(ApiError::bad_query(format!("{name} has over {VALUES_MAX} values")));
             }
-            values.push(value.clone());
-            continue;
+            Some((_, values)) => values.push(value),
         }
-        let value = value.clone();
-        let test = match operator {
-            "^" => Test::Prefix(value),
-            "~" => Test::Contains(value),
-            _ => Test::AnyOf(vec![value]),
-        };
-        filters.push((Filter { attribute, test, negate }, operator));
     }
     let account = account(params, catalog)?;
-    Ok(Selection {
-        trackers: trackers(params, account)?,
-        filters: filters.into_iter().map(|(filter, _)| filter).collect(),
-        event: period(params, "from", "to")?,
-        recorded: period(params, "recorded_from", "recorded_to")?,
+    Ok(Query {
+        predicates: fields.into_iter().map(|(field, values)| field.predicate(values)).collect(),
+        time_ms: period(params, "from", "to")?,
+        stream_ms: period(params, "recorded_from", "recorded_to")?,
+        ..Query::newest(trackers(params, account)?, 0)
     })
 }
 
-fn field(name: &str) -> Option<(Attribute, &'static str, bool)> {
-    let (suffix, operator, negate) =
-        OPERATORS.into_iter().find(|(suffix, ..)| name.ends_with(suffix))?;
-    let attribute = attribute(name.strip_suffix(suffix)?)?;
-    Some((attribute, operator, negate))
+/// A field and how it is compared, as the name of a parameter says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Field {
+    attribute: Attribute,
+    negate: bool,
+    /// `^`, `~`, or nothing.
+    operator: Option<char>,
+}
+
+impl Field {
+    fn parse(name: &str) -> Option<Self> {
+        let operator = name.chars().last().filter(|last| matches!(last, '^' | '~'));
+        let name = name.strip_suffix(['^', '~']).unwrap_or(name);
+        let (name, negate) = name.strip_suffix('!').map_or((name, false), |name| (name, true));
+        Some(Self { attribute: attribute(name)?, negate, operator })
+    }
+
+    fn predicate(self, values: Vec<String>) -> Predicate {
+        let test = match self.operator {
+            Some('^') => Test::Begins(values),
+            Some(_) => Test::Contains(values.iter().map(|value| Text::new(value)).collect()),
+            None => Test::Equals(values),
+        };
+        Predicate { attribute: self.attribute, test, negate: self.negate }
+    }
 }
 
 /// The attribute with this name, or with the old name of one.
@@ -83,6 +87,13 @@ pub(super) fn attribute(name: &str) -> Option<Attribute> {
 
 fn unknown(name: &str, own: &[&str]) -> ApiError {
     let bare = name.trim_end_matches(['!', '^', '~']);
+    if attribute(bare).is_some() {
+        let shown: String = name.chars().take(64).collect();
+        return ApiError::bad_query(format!(
+            "there is no comparison {shown:?}: a field takes =, ^= or ~=, with ! in front for the \
+             opposite"
+        ));
+    }
     let known = Attribute::ALL.map(Attribute::name);
     let hint = closest(bare, known.into_iter().chain(COMMON).chain(own.iter().copied()))
         .map_or_else(String::new, |near| format!(", did you mean {near}?"));
@@ -125,13 +136,14 @@ fn trackers(params: &Params, account: &Account) -> ApiResult<Vec<[u8; 16]>> {
         .collect())
 }
 
-fn period(params: &Params, from: &str, to: &str) -> ApiResult<Period> {
-    let mut period = Period::ALWAYS;
+/// From one time to before the other.
+fn period(params: &Params, from: &str, to: &str) -> ApiResult<Range<Millis>> {
+    let mut period = Millis::MIN..Millis::MAX;
     if let Some(text) = params::last(params, from) {
-        period.from_ms = params::time(from, text)?;
+        period.start = params::time(from, text)?;
     }
     if let Some(text) = params::last(params, to) {
-        period.to_ms = params::time(to, text)?;
+        period.end = params::time(to, text)?;
     }
     Ok(period)
 }

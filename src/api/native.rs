@@ -12,9 +12,11 @@ use serde_json::json;
 use trailproof_topology::attribute::Attribute;
 use trailproof_topology::effect::Topic;
 use trailproof_topology::input::Millis;
+use trailproof_topology::query::answer::{Answer, Facet};
+use trailproof_topology::query::{self, Axis, Cursor, Histogram, Order};
 
 use super::Shared;
-use super::backend::{Axis, HistogramQuery, Order, Page, PageQuery, TopicRecord};
+use super::backend::TopicRecord;
 use super::error::{ApiError, ApiResult};
 use super::filter;
 use super::params::{self, Params};
@@ -24,7 +26,7 @@ const LIMIT_MAX: u64 = 1_000;
 const FACET_LIMIT: usize = 10;
 const FACET_LIMIT_MAX: u64 = 1_000;
 const BUCKETS: i64 = 60;
-const BUCKETS_MAX: i64 = 2_000;
+const BUCKETS_MAX: usize = 2_000;
 const DAY_MS: Millis = 86_400_000;
 
 /// Lengths that a histogram's buckets have where none is asked for, in milliseconds.
@@ -69,37 +71,37 @@ pub(super) async fn traces(
     };
     let count = params::flag(&params, "count")?;
     let positions = params::flag(&params, "positions")?;
-    let query = PageQuery { selection, order, after, limit, count };
+    let query = query::Query { order, cursor: after, limit, count, ..selection };
     let partial = params::partial(&params)?;
-    let asked = query.clone();
     let (page, missing) =
-        shared.query_all("traces", partial, move |backend| Ok(backend.traces(&asked)?)).await?;
-    let text = write_page(&page, &query, positions, &missing);
+        shared.query_all("traces", partial, move |backend| Ok(backend.query(&query)?)).await?;
+    let text = write_page(&page, (after, order), positions, &missing);
     Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
 }
 
-fn write_page(page: &Page, query: &PageQuery, positions: bool, missing: &[u32]) -> Vec<u8> {
-    let bytes: usize = page.hits.iter().map(|hit| hit.trace.len() + 1).sum();
+fn write_page(
+    page: &Answer,
+    (after, order): (Option<Cursor>, Order),
+    positions: bool,
+    missing: &[u32],
+) -> Vec<u8> {
+    let bytes: usize = page.rows.iter().map(|row| row.trace.len() + 1).sum();
     let mut out = Vec::with_capacity(bytes + 256);
     out.extend_from_slice(b"{\"traces\":[");
-    for (at, hit) in page.hits.iter().enumerate() {
+    for (at, row) in page.rows.iter().enumerate() {
         if at > 0 {
             out.push(b',');
         }
-        out.extend_from_slice(&hit.trace);
+        out.extend_from_slice(&row.trace);
     }
     out.push(b']');
     if positions {
         let list: Vec<_> = page
-            .hits
+            .rows
             .iter()
-            .map(|hit| {
-                let place = hit.place;
-                json!({
-                    "partition": place.partition,
-                    "offset": place.offset,
-                    "recorded_ms": place.stream_time_ms,
-                })
+            .map(|row| {
+                let Cursor { stream_time_ms, partition, offset } = row.cursor;
+                json!({"partition": partition, "offset": offset, "recorded_ms": stream_time_ms})
             })
             .collect();
         out.extend_from_slice(format!(",\"positions\":{}", json!(list)).as_bytes());
@@ -109,12 +111,12 @@ fn write_page(page: &Page, query: &PageQuery, positions: bool, missing: &[u32]) 
         out.extend_from_slice(format!(",\"partial\":{partial}").as_bytes());
     }
     // The place stays where nothing new was found, so a follower can ask again with it.
-    let place = page.hits.last().map(|hit| hit.place).or(query.after);
+    let place = page.rows.last().map(|row| row.cursor).or(after);
     let meta = json!({
-        "count": page.hits.len(),
-        "total": page.count,
-        "more": page.more,
-        "cursor": place.map(|place| params::write_cursor(&place, query.order)),
+        "count": page.rows.len(),
+        "total": page.total,
+        "more": page.next.is_some(),
+        "cursor": place.map(|place| params::write_cursor(&place, order)),
     });
     out.extend_from_slice(format!(",\"meta_data\":{meta}}}").as_bytes());
     out
@@ -147,24 +149,26 @@ pub(super) async fn facets(
         return Err(ApiError::bad_query("name at least one field, as in field=user"));
     }
     let partial = params::partial(&params)?;
-    let (body, missing) = shared
-        .query_all("facets", partial, move |backend| {
-            let mut facets = serde_json::Map::new();
-            for attribute in fields.iter().copied() {
-                let facet = backend.facet(&selection, attribute, limit)?;
-                let values: Vec<_> = facet
-                    .values
-                    .iter()
-                    .map(|(value, count)| json!({"value": value, "count": count}))
-                    .collect();
-                let facet =
-                    json!({"values": values, "others": facet.others, "absent": facet.absent});
-                facets.insert(attribute.name().to_owned(), facet);
-            }
-            Ok(json!({ "facets": facets }))
-        })
-        .await?;
+    let query = query::Query { facets: fields, facet_values: limit, count: true, ..selection };
+    let (answer, missing) =
+        shared.query_all("facets", partial, move |backend| Ok(backend.query(&query)?)).await?;
+    let total = answer.total.unwrap_or_default();
+    let facets = answer.facets.iter().map(|facet| write_facet(facet, total));
+    let body = json!({ "facets": facets.collect::<serde_json::Map<_, _>>() });
     Ok(super::ingest::json(&mark_partial(body, &missing)))
+}
+
+/// A facet of `total` traces: its name and its figures.
+fn write_facet(facet: &Facet, total: u64) -> (String, serde_json::Value) {
+    let values: Vec<_> = facet
+        .values
+        .iter()
+        .map(|(value, count)| json!({"value": String::from_utf8_lossy(value), "count": count}))
+        .collect();
+    let others = facet.distinct.saturating_sub(values.len() as u64);
+    let absent = total.saturating_sub(facet.present);
+    let body = json!({"values": values, "others": others, "absent": absent});
+    (facet.attribute.name().to_owned(), body)
 }
 
 /// Says in an answer which partitions it lacks.
@@ -181,27 +185,27 @@ pub(super) async fn histogram(
     Query(params): Query<Params>,
 ) -> ApiResult<Response> {
     let own = ["axis", "interval"];
-    let mut selection = filter::selection(&params, &shared.backend.catalog(), &own)?;
+    let mut query = filter::selection(&params, &shared.backend.catalog(), &own)?;
     let axis = match params::last(&params, "axis") {
         None | Some("time") => Axis::Event,
-        Some("recorded") => Axis::Recorded,
+        Some("recorded") => Axis::Stream,
         Some(_) => return Err(ApiError::bad_query("axis takes time or recorded")),
     };
     let period = match axis {
-        Axis::Event => &mut selection.event,
-        Axis::Recorded => &mut selection.recorded,
+        Axis::Event => &mut query.time_ms,
+        Axis::Stream => &mut query.stream_ms,
     };
-    if period.to_ms == Millis::MAX {
-        period.to_ms = (shared.clock)().saturating_add(1);
+    if period.end == Millis::MAX {
+        period.end = (shared.clock)().saturating_add(1);
     }
-    if period.from_ms == Millis::MIN {
-        period.from_ms = period.to_ms.saturating_sub(DAY_MS);
+    if period.start == Millis::MIN {
+        period.start = period.end.saturating_sub(DAY_MS);
     }
-    let length = period.to_ms.saturating_sub(period.from_ms);
+    let length = period.end.saturating_sub(period.start);
     if length <= 0 {
         return Err(ApiError::bad_query("the period is empty: it ends before it begins"));
     }
-    let interval_ms = match params::last(&params, "interval") {
+    let width_ms = match params::last(&params, "interval") {
         Some(text) => {
             Millis::try_from(params::duration("interval", text)?.as_millis()).unwrap_or(Millis::MAX)
         }
@@ -210,27 +214,25 @@ pub(super) async fn histogram(
             .find(|interval| length / interval < BUCKETS)
             .unwrap_or_else(|| length / BUCKETS + 1),
     };
-    let from_ms = period.from_ms.saturating_sub(period.from_ms.rem_euclid(interval_ms));
-    let buckets = period.to_ms.saturating_sub(from_ms).saturating_sub(1) / interval_ms + 1;
-    if buckets > BUCKETS_MAX {
+    let histogram = Histogram { axis, width_ms };
+    let Some((from_ms, buckets)) =
+        query.buckets(&histogram).filter(|(_, buckets)| *buckets <= BUCKETS_MAX)
+    else {
         return Err(ApiError::bad_query(format!(
-            "{buckets} buckets are over {BUCKETS_MAX}: make interval longer or the period shorter"
+            "there are over {BUCKETS_MAX} buckets: make interval longer or the period shorter"
         )));
-    }
-    let query = HistogramQuery { selection, axis, from_ms, interval_ms, buckets: buckets as usize };
+    };
+    query.histogram = Some(histogram);
     let partial = params::partial(&params)?;
-    let (body, missing) = shared
-        .query_all("histogram", partial, move |backend| {
-            let counts = backend.histogram(&query)?;
-            let buckets: Vec<_> = counts
-                .iter()
-                .zip(0i64..)
-                .map(|(count, at)| json!({"from": from_ms + at * interval_ms, "count": count}))
-                .collect();
-            let total: u64 = counts.iter().sum();
-            Ok(json!({"interval_ms": interval_ms, "total": total, "buckets": buckets}))
-        })
-        .await?;
+    let (answer, missing) =
+        shared.query_all("histogram", partial, move |backend| Ok(backend.query(&query)?)).await?;
+    let counts = answer.histogram.iter().copied().chain(std::iter::repeat(0)).take(buckets);
+    let total: u64 = counts.clone().sum();
+    let buckets: Vec<_> = counts
+        .zip(0i64..)
+        .map(|(count, at)| json!({"from": from_ms + at * width_ms, "count": count}))
+        .collect();
+    let body = json!({"interval_ms": width_ms, "total": total, "buckets": buckets});
     Ok(super::ingest::json(&mark_partial(body, &missing)))
 }
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
 use trailproof_topology::input::Millis;
+use trailproof_topology::query::{Cursor, Order};
 
 use super::Partial;
-use super::backend::{Order, Place};
 use super::error::{ApiError, ApiResult};
 use crate::config::units;
 
@@ -78,7 +78,7 @@ pub(super) fn duration(name: &str, text: &str) -> ApiResult<Duration> {
 }
 
 /// A place and its order as an opaque word.
-pub(super) fn write_cursor(place: &Place, order: Order) -> String {
+pub(super) fn write_cursor(place: &Cursor, order: Order) -> String {
     let mut bytes = vec![CURSOR_FORMAT, u8::from(order == Order::Oldest)];
     bytes.extend_from_slice(&place.stream_time_ms.to_be_bytes());
     bytes.extend_from_slice(&place.partition.to_be_bytes());
@@ -87,13 +87,13 @@ pub(super) fn write_cursor(place: &Place, order: Order) -> String {
 }
 
 /// The place and order that [`write_cursor`] wrote; `None` for any other word.
-pub(super) fn read_cursor(word: &str) -> Option<(Place, Order)> {
+pub(super) fn read_cursor(word: &str) -> Option<(Cursor, Order)> {
     let bytes = BASE64URL_NOPAD.decode(word.as_bytes()).ok()?;
     let (&[format, oldest], rest) = bytes.split_first_chunk::<2>()?;
     if format != CURSOR_FORMAT || oldest > 1 || rest.len() != 20 {
         return None;
     }
-    let place = Place {
+    let place = Cursor {
         stream_time_ms: Millis::from_be_bytes(rest[..8].try_into().ok()?),
         partition: u32::from_be_bytes(rest[8..12].try_into().ok()?),
         offset: u64::from_be_bytes(rest[12..].try_into().ok()?),
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_cursor_survives_its_round_trip() {
-        let place = Place { stream_time_ms: 1_700_000_000_000, partition: 3, offset: 42 };
+        let place = Cursor { stream_time_ms: 1_700_000_000_000, partition: 3, offset: 42 };
         for order in [Order::Newest, Order::Oldest] {
             assert_eq!(read_cursor(&write_cursor(&place, order)), Some((place, order)));
         }

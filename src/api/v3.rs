@@ -8,6 +8,7 @@
 //!
 //! Source: CTS API v3, ListTraces; `docs/decisions/0012-what-cts-leaves-open.md`.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
@@ -16,8 +17,10 @@ use axum::response::{IntoResponse, Response};
 use trailproof_topology::attribute::Attribute;
 use trailproof_topology::catalog::{Account, Tracker, TrackerKind};
 use trailproof_topology::input::Millis;
+use trailproof_topology::key::TrackerId;
+use trailproof_topology::query::{self, Cursor, Order, Predicate, Test};
 
-use super::backend::{Backend, Filter, Order, PageQuery, Period, Place, Selection, Test};
+use super::backend::Backend;
 use super::error::{ApiError, ApiResult};
 use super::params::{self, Params};
 use super::{Partial, Shared, trace_json};
@@ -68,8 +71,7 @@ pub(super) async fn list_traces(
                 Some(marker) => Some(resolve(backend, &selection, marker)?),
                 None => None,
             };
-            let (selection, order) = (selection.clone(), Order::Newest);
-            answer(backend, &PageQuery { selection, order, after, limit, count: false })
+            answer(backend, &query::Query { cursor: after, limit, ..selection.clone() })
         })
         .await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
@@ -80,7 +82,7 @@ fn selection(
     account: &Account,
     project: &str,
     now_ms: Millis,
-) -> ApiResult<Selection> {
+) -> ApiResult<query::Query> {
     let kind = match params::last(params, "trace_type") {
         None | Some("system") => TrackerKind::System,
         Some("data") => TrackerKind::Data,
@@ -92,45 +94,38 @@ fn selection(
         tracker.kind == kind && (by_id.is_some() || name.is_none_or(|name| tracker.name == name))
     };
     let trackers = account.trackers.iter().filter(wanted).filter_map(Tracker::key).collect();
-    let mut filters: Vec<Filter> = project_filter(account, project).into_iter().collect();
+    let mut query = query::Query::newest(trackers, 0);
+    query.predicates.extend(of_project(account, project));
     if let Some(id) = by_id {
-        filters.push(equal(Attribute::TraceId, id));
-        let (event, recorded) = (Period::ALWAYS, Period::ALWAYS);
-        return Ok(Selection { trackers, filters, event, recorded });
+        query.predicates.push(Predicate::is(Attribute::TraceId, id));
+        return Ok(query);
     }
     let rating = params::last(params, "trace_rating").filter(|_| kind == TrackerKind::System);
     if rating.is_some_and(|rating| !["normal", "warning", "incident"].contains(&rating)) {
         return Err(ApiError::bad_query("trace_rating takes normal, warning or incident"));
     }
     let usable = if kind == TrackerKind::System { &SYSTEM_FILTERS[..] } else { &DATA_FILTERS[..] };
-    filters.extend(
-        usable
-            .iter()
-            .filter_map(|own| params::last(params, own.name()).map(|value| equal(*own, value))),
-    );
-    let recorded = window(params, now_ms)?;
-    Ok(Selection { trackers, filters, event: Period::ALWAYS, recorded })
-}
-
-fn equal(attribute: Attribute, value: &str) -> Filter {
-    Filter { attribute, test: Test::AnyOf(vec![value.to_owned()]), negate: false }
+    let given =
+        |own: &Attribute| params::last(params, own.name()).map(|value| Predicate::is(*own, value));
+    query.predicates.extend(usable.iter().filter_map(given));
+    query.stream_ms = window(params, now_ms)?;
+    Ok(query)
 }
 
 /// Traces of one project of an account that has several; a trace that names none is the default
 /// project's.
-fn project_filter(account: &Account, project: &str) -> Option<Filter> {
+fn of_project(account: &Account, project: &str) -> Option<Predicate> {
     let attribute = Attribute::ProjectId;
     let (default, others) = account.projects.split_first()?;
     if default.id != project {
-        return Some(equal(attribute, project));
+        return Some(Predicate::is(attribute, project));
     }
-    let others: Vec<String> = others.iter().map(|other| other.id.clone()).collect();
-    let test = Test::AnyOf(others.clone());
-    (!others.is_empty()).then_some(Filter { attribute, test, negate: true })
+    let ids = || others.iter().map(|other| other.id.clone()).collect();
+    (!others.is_empty()).then(|| Predicate::new(attribute, Test::Equals(ids())).not())
 }
 
 /// `from` and `to`, both exclusive.
-fn window(params: &Params, now_ms: Millis) -> ApiResult<Period> {
+fn window(params: &Params, now_ms: Millis) -> ApiResult<Range<Millis>> {
     let bound = |name: &str| {
         params::last(params, name)
             .map(|text| params::integer(name, text, 0, TIME_MAX_MS))
@@ -141,16 +136,16 @@ fn window(params: &Params, now_ms: Millis) -> ApiResult<Period> {
     // Without `to`, what arrived up to this very millisecond is meant.
     let to_ms = to.unwrap_or(now_ms.saturating_add(1));
     let from_ms = from.unwrap_or(to.unwrap_or(now_ms).saturating_sub(HOUR_MS));
-    Ok(Period { from_ms: from_ms.saturating_add(1), to_ms })
+    Ok(from_ms.saturating_add(1)..to_ms)
 }
 
 /// The place that a marker names.
-fn resolve(backend: &dyn Backend, selection: &Selection, marker: &str) -> ApiResult<Place> {
+fn resolve(backend: &dyn Backend, selection: &query::Query, marker: &str) -> ApiResult<Cursor> {
     let place = marker.strip_prefix(PLACE_MARK).and_then(params::read_cursor);
     if let Some((place, Order::Newest)) = place {
         return Ok(place);
     }
-    places(backend, selection, marker)?.first().copied().ok_or_else(|| {
+    places(backend, &selection.trackers, marker)?.first().copied().ok_or_else(|| {
         ApiError::bad_query(
             "next names no trace: it takes the marker of the page before, within the days that \
              are kept",
@@ -159,43 +154,35 @@ fn resolve(backend: &dyn Backend, selection: &Selection, marker: &str) -> ApiRes
 }
 
 /// Up to two places of traces with this id.
-fn places(backend: &dyn Backend, selection: &Selection, id: &str) -> ApiResult<Vec<Place>> {
-    let query = PageQuery {
-        selection: Selection {
-            trackers: selection.trackers.clone(),
-            filters: vec![equal(Attribute::TraceId, id)],
-            event: Period::ALWAYS,
-            recorded: Period::ALWAYS,
-        },
-        order: Order::Newest,
-        after: None,
-        limit: 2,
-        count: false,
+fn places(backend: &dyn Backend, trackers: &[TrackerId], id: &str) -> ApiResult<Vec<Cursor>> {
+    let query = query::Query {
+        predicates: vec![Predicate::is(Attribute::TraceId, id)],
+        ..query::Query::newest(trackers.to_vec(), 2)
     };
-    Ok(backend.traces(&query)?.hits.iter().map(|hit| hit.place).collect())
+    Ok(backend.query(&query)?.rows.iter().map(|row| row.cursor).collect())
 }
 
 /// Asks, and writes the answer as the SDKs read it.
-fn answer(backend: &dyn Backend, query: &PageQuery) -> ApiResult<String> {
-    if query.selection.trackers.is_empty() {
+fn answer(backend: &dyn Backend, query: &query::Query) -> ApiResult<String> {
+    if query.trackers.is_empty() {
         return Ok(r#"{"traces":[],"meta_data":{"count":0,"marker":null}}"#.to_owned());
     }
-    let page = backend.traces(query)?;
-    let bytes: usize = page.hits.iter().map(|hit| hit.trace.len()).sum();
+    let page = backend.query(query)?;
+    let bytes: usize = page.rows.iter().map(|row| row.trace.len()).sum();
     let mut out = String::with_capacity(bytes + bytes / 8 + 128);
     out.push_str("{\"traces\":[");
     let mut last_id = None;
-    for (at, hit) in page.hits.iter().enumerate() {
+    for (at, row) in page.rows.iter().enumerate() {
         if at > 0 {
             out.push(',');
         }
-        last_id = trace_json::write(&hit.trace, &mut out);
+        last_id = trace_json::write(&row.trace, &mut out);
     }
-    let marker = match page.hits.last().filter(|_| page.more) {
-        Some(hit) => Some(marker(backend, query, hit.place, last_id)?),
+    let marker = match page.next {
+        Some(place) => Some(marker(backend, &query.trackers, place, last_id)?),
         None => None,
     };
-    let count = page.hits.len();
+    let count = page.rows.len();
     let meta = serde_json::json!({"count": count, "marker": marker});
     out.push_str(&format!("],\"meta_data\":{meta}}}"));
     Ok(out)
@@ -204,12 +191,12 @@ fn answer(backend: &dyn Backend, query: &PageQuery) -> ApiResult<String> {
 /// The id of the last trace where it is certain, else its place.
 fn marker(
     backend: &dyn Backend,
-    query: &PageQuery,
-    place: Place,
+    trackers: &[TrackerId],
+    place: Cursor,
     id: Option<String>,
 ) -> ApiResult<String> {
     if let Some(id) = id
-        && places(backend, &query.selection, &id)? == [place]
+        && places(backend, trackers, &id)? == [place]
     {
         return Ok(id);
     }

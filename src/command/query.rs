@@ -56,7 +56,9 @@ pub(crate) struct Filters {
     /// Id of the trace
     #[arg(long, value_name = "ID")]
     trace_id: Vec<String>,
-    /// Any field: field=value, field!=value, field^=prefix, field~=text
+    /// Any field: field=value, field^=beginning, field~=text in any case; field!=value,
+    /// field!^=beginning, field!~=text are the opposite. May be given many times: of conditions
+    /// alike any of the values counts, others hold together
     #[arg(long = "where", value_name = "FILTER")]
     filters: Vec<String>,
 }

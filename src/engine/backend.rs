@@ -2,19 +2,14 @@
 
 use std::sync::Arc;
 
-use trailproof_topology::attribute::Attribute;
 use trailproof_topology::catalog::Catalog;
 use trailproof_topology::effect::Topic;
 use trailproof_topology::input::Offset;
+use trailproof_topology::query::Query;
 use trailproof_topology::query::answer::Answer;
-use trailproof_topology::query::predicate::{Predicate, Text};
-use trailproof_topology::query::{self, Cursor, Query};
 
 use super::{Engine, Restoring};
-use crate::api::backend::{
-    Axis, Backend, Check, Coverage, Error, Facet, Filter, HistogramQuery, Hit, Order, Page,
-    PageQuery, Place, Selection, Test, TopicPage, TopicRecord,
-};
+use crate::api::backend::{Backend, Check, Coverage, Error, TopicPage, TopicRecord};
 use crate::log::broker::ReadLimits;
 use crate::metrics::{self, Metrics};
 use crate::{log, view};
@@ -35,70 +30,17 @@ impl Backend for Engine {
         Self::catalog(self)
     }
 
-    fn traces(&self, query: &PageQuery) -> Result<Page, Error> {
-        let answer = self.ask(&Query {
-            order: match query.order {
-                Order::Newest => query::Order::Newest,
-                Order::Oldest => query::Order::Oldest,
-            },
-            cursor: query.after.map(cursor),
-            limit: query.limit,
-            count: query.count,
-            ..select(&query.selection)?
+    fn query(&self, query: &Query) -> Result<Answer, Error> {
+        let answer = self.view().query(query).map_err(|error| match error {
+            view::Error::Refused(why) => Error::BadQuery(why),
+            view::Error::Busy(_) => Error::Unavailable(error.to_string()),
+            view::Error::Read { .. } => Error::Damaged(error.to_string()),
         })?;
-        let more = answer.next.is_some();
-        let hits =
-            answer.rows.into_iter().map(|row| Hit { place: place(row.cursor), trace: row.trace });
-        Ok(Page { hits: hits.collect(), more, count: answer.total })
-    }
-
-    fn facet(
-        &self,
-        selection: &Selection,
-        attribute: Attribute,
-        limit: usize,
-    ) -> Result<Facet, Error> {
-        let answer = self.ask(&Query {
-            facets: vec![attribute],
-            facet_values: limit,
-            count: true,
-            limit: 0,
-            ..select(selection)?
-        })?;
-        let total = answer.total.unwrap_or_default();
-        let Some(facet) = answer.facets.into_iter().next() else { return Ok(Facet::default()) };
-        let others = facet.distinct.saturating_sub(facet.values.len() as u64);
-        let values = facet
-            .values
-            .into_iter()
-            .map(|(value, count)| (String::from_utf8_lossy(&value).into_owned(), count))
-            .collect();
-        Ok(Facet { values, others, absent: total.saturating_sub(facet.present) })
-    }
-
-    fn histogram(&self, query: &HistogramQuery) -> Result<Vec<u64>, Error> {
-        let buckets = i64::try_from(query.buckets).unwrap_or(i64::MAX);
-        let end = buckets
-            .checked_mul(query.interval_ms)
-            .and_then(|span| query.from_ms.checked_add(span))
-            .ok_or_else(|| Error::BadQuery("the histogram ends beyond all times".to_owned()))?;
-        let mut wanted = Query { limit: 0, ..select(&query.selection)? };
-        let (axis, range) = match query.axis {
-            Axis::Event => (query::Axis::Event, &mut wanted.time_ms),
-            Axis::Recorded => (query::Axis::Stream, &mut wanted.stream_ms),
-        };
-        *range = range.start.max(query.from_ms)..range.end.min(end);
-        wanted.histogram = Some(query::Histogram { axis, width_ms: query.interval_ms });
-        let start = wanted.histogram.as_ref().and_then(|one| wanted.buckets(one));
-        let counts = self.ask(&wanted)?.histogram;
-        let first = start.map_or(0, |(start, _)| (start - query.from_ms) / query.interval_ms);
-        let mut all = vec![0; query.buckets];
-        for (at, count) in (usize::try_from(first.max(0)).unwrap_or(0)..).zip(counts) {
-            if let Some(bucket) = all.get_mut(at) {
-                *bucket = count;
-            }
+        if answer.bounds.is_exact() {
+            return Ok(answer);
         }
-        Ok(all)
+        let why = answer.bounds.reasons().join(", ");
+        Err(Error::BadQuery(format!("the query reads too much ({why}); narrow it")))
     }
 
     fn topic_records(
@@ -184,57 +126,6 @@ fn progress(restoring: &[Restoring]) -> String {
     let one = |own: &Restoring| format!("{} at {} of {}", own.name, own.applied, own.target);
     let list: Vec<String> = restoring.iter().map(one).collect();
     format!("being restored: {}", list.join(", "))
-}
-
-impl Engine {
-    fn ask(&self, query: &Query) -> Result<Answer, Error> {
-        let answer = self.view().query(query).map_err(|error| match error {
-            view::Error::Refused(why) => Error::BadQuery(why),
-            view::Error::Busy(_) => Error::Unavailable(error.to_string()),
-            view::Error::Read { .. } => Error::Damaged(error.to_string()),
-        })?;
-        if answer.bounds.is_exact() {
-            return Ok(answer);
-        }
-        let why = answer.bounds.reasons().join(", ");
-        Err(Error::BadQuery(format!("the query reads too much ({why}); narrow it")))
-    }
-}
-
-fn cursor(place: Place) -> Cursor {
-    let Place { stream_time_ms, partition, offset } = place;
-    Cursor { stream_time_ms, partition, offset }
-}
-
-fn place(cursor: Cursor) -> Place {
-    let Cursor { stream_time_ms, partition, offset } = cursor;
-    Place { stream_time_ms, partition, offset }
-}
-
-/// A query for what a selection names, without rows or counts.
-fn select(selection: &Selection) -> Result<Query, Error> {
-    let predicates = selection.filters.iter().map(predicate).collect::<Result<_, _>>()?;
-    Ok(Query {
-        predicates,
-        stream_ms: selection.recorded.from_ms..selection.recorded.to_ms,
-        time_ms: selection.event.from_ms..selection.event.to_ms,
-        ..Query::newest(selection.trackers.clone(), 0)
-    })
-}
-
-fn predicate(filter: &Filter) -> Result<Predicate, Error> {
-    let mut predicate = Predicate::on(filter.attribute);
-    match (&filter.test, filter.negate) {
-        (Test::AnyOf(values), false) => predicate.any_of.clone_from(values),
-        (Test::AnyOf(values), true) => predicate.none_of.clone_from(values),
-        (Test::Prefix(value), false) => predicate.prefix.clone_from(value),
-        (Test::Contains(value), false) => predicate.contains = Text::new(value),
-        (Test::Prefix(_) | Test::Contains(_), true) => {
-            let name = filter.attribute.name();
-            return Err(Error::BadQuery(format!("{name}: only values can be excluded")));
-        }
-    }
-    Ok(predicate)
 }
 
 fn of_log(error: log::Error) -> Error {

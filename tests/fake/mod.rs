@@ -2,16 +2,17 @@
 
 use std::sync::{Arc, Mutex};
 
-use trailproof::api::backend::{
-    Axis, Backend, Check, Coverage, Error, Facet, Filter, HistogramQuery, Hit, Order, Page,
-    PageQuery, Place, Selection, Test, TopicPage,
-};
+use trailproof::api::backend::{Backend, Check, Coverage, Error, TopicPage};
 use trailproof::config::{Config, Layers};
 use trailproof_topology::attribute::Attribute;
 use trailproof_topology::catalog::Catalog;
 use trailproof_topology::digest_chain::CheckpointRecord;
 use trailproof_topology::effect::Topic;
 use trailproof_topology::input::Offset;
+use trailproof_topology::key::SegmentId;
+use trailproof_topology::query::answer::{Answer, Facet, Row};
+use trailproof_topology::query::predicate::indexed;
+use trailproof_topology::query::{Axis, Cursor, Order, Query};
 use trailproof_topology::trace::parse;
 
 /// First stream time; each record is a millisecond later than the one before.
@@ -20,7 +21,7 @@ pub(crate) const START_MS: i64 = 1_700_000_000_000;
 /// The fake.
 pub(crate) struct Fake {
     catalog: Arc<Catalog>,
-    hits: Mutex<Vec<Hit>>,
+    rows: Mutex<Vec<Row>>,
     raw: Mutex<Vec<Vec<u8>>>,
     /// What appends answer instead.
     pub(crate) failure: Mutex<Option<fn() -> Error>>,
@@ -45,7 +46,7 @@ impl Fake {
         catalog.traces_partitions = 2;
         Arc::new(Self {
             catalog: Arc::new(catalog),
-            hits: Mutex::default(),
+            rows: Mutex::default(),
             raw: Mutex::default(),
             failure: Mutex::default(),
             missing: Mutex::default(),
@@ -57,31 +58,57 @@ impl Fake {
         self.raw.lock().unwrap().clone()
     }
 
-    fn selected(&self, selection: &Selection) -> Vec<Hit> {
-        let hits = self.hits.lock().unwrap();
-        hits.iter().filter(|hit| self.passes(hit, selection)).cloned().collect()
+    /// The rows that a query selects, in its order, wherever it begins.
+    fn selected(&self, query: &Query) -> Vec<Row> {
+        let mut rows = self.rows.lock().unwrap().clone();
+        rows.retain(|row| self.passes(row, query));
+        if query.order == Order::Newest {
+            rows.reverse();
+        }
+        rows
     }
 
-    fn passes(&self, hit: &Hit, selection: &Selection) -> bool {
-        let trace = parse(&hit.trace).unwrap();
+    fn passes(&self, row: &Row, query: &Query) -> bool {
+        let trace = parse(&row.trace).unwrap();
         let account = self.catalog.account(&trace.account).unwrap();
         let name = trace.tracker_name.as_deref().unwrap_or("system");
         let tracker = account.trackers.iter().find(|own| own.name == name);
-        tracker.is_some_and(|own| selection.trackers.contains(&own.key().unwrap()))
-            && selection.event.holds(trace.time_ms)
-            && selection.recorded.holds(hit.place.stream_time_ms)
-            && selection.filters.iter().all(|filter| test(filter, trace.value(filter.attribute)))
+        tracker.is_some_and(|own| query.trackers.contains(&own.key().unwrap()))
+            && query.time_ms.contains(&trace.time_ms)
+            && query.stream_ms.contains(&row.cursor.stream_time_ms)
+            && query
+                .predicates
+                .iter()
+                .all(|own| own.matches(trace.value(own.attribute).map(indexed)))
     }
 }
 
-fn test(filter: &Filter, value: Option<&str>) -> bool {
-    let lower = |text: &str| text.to_ascii_lowercase();
-    let passed = value.is_some_and(|value| match &filter.test {
-        Test::AnyOf(values) => values.iter().any(|own| own == value),
-        Test::Prefix(own) => value.starts_with(own),
-        Test::Contains(own) => lower(value).contains(&lower(own)),
-    });
-    passed != filter.negate
+fn facet(attribute: Attribute, rows: &[Row], limit: usize) -> Facet {
+    let mut counts = std::collections::BTreeMap::<Vec<u8>, u64>::new();
+    for row in rows {
+        if let Some(value) = parse(&row.trace).unwrap().value(attribute) {
+            *counts.entry(value.as_bytes().to_vec()).or_default() += 1;
+        }
+    }
+    let (distinct, present) = (counts.len() as u64, counts.values().sum());
+    let mut values: Vec<(Vec<u8>, u64)> = counts.into_iter().collect();
+    values.sort_by(|left, right| right.1.cmp(&left.1).then(left.0.cmp(&right.0)));
+    values.truncate(limit);
+    Facet { attribute, values, distinct, present }
+}
+
+fn histogram(query: &Query, rows: &[Row]) -> Vec<u64> {
+    let Some(wanted) = &query.histogram else { return Vec::new() };
+    let (start, buckets) = query.buckets(wanted).unwrap();
+    let mut counts = vec![0; buckets];
+    for row in rows {
+        let time = match wanted.axis {
+            Axis::Event => parse(&row.trace).unwrap().time_ms,
+            Axis::Stream => row.cursor.stream_time_ms,
+        };
+        counts[((time - start) / wanted.width_ms) as usize] += 1;
+    }
+    counts
 }
 
 impl Backend for Fake {
@@ -89,17 +116,19 @@ impl Backend for Fake {
         if let Some(failure) = *self.failure.lock().unwrap() {
             return Err(failure());
         }
-        let mut hits = self.hits.lock().unwrap();
+        let mut rows = self.rows.lock().unwrap();
         for (partition, values) in records {
             for value in values {
                 self.raw.lock().unwrap().push(value.to_vec());
                 let known =
                     parse(value).is_ok_and(|trace| self.catalog.account(&trace.account).is_some());
                 if known {
-                    let offset = hits.len() as u64;
+                    let offset = rows.len() as u64;
                     let stream_time_ms = START_MS + offset as i64;
-                    let place = Place { stream_time_ms, partition: *partition, offset };
-                    hits.push(Hit { place, trace: value.to_vec() });
+                    let cursor = Cursor { stream_time_ms, partition: *partition, offset };
+                    let (cycle_ms, service) = (START_MS, String::new());
+                    let segment = SegmentId { tracker: [0; 16], cycle_ms, service, part: 0 };
+                    rows.push(Row { cursor, segment, trace: value.to_vec() });
                 }
             }
         }
@@ -110,57 +139,26 @@ impl Backend for Fake {
         Arc::clone(&self.catalog)
     }
 
-    fn traces(&self, query: &PageQuery) -> Result<Page, Error> {
-        let mut hits = self.selected(&query.selection);
-        let count = query.count.then_some(hits.len() as u64);
-        hits.sort_by_key(|hit| hit.place);
-        if query.order == Order::Newest {
-            hits.reverse();
-        }
-        hits.retain(|hit| match (query.after, query.order) {
+    fn query(&self, query: &Query) -> Result<Answer, Error> {
+        query.check().map_err(Error::BadQuery)?;
+        let mut rows = self.selected(query);
+        let facets = query.facets.iter();
+        let mut answer = Answer {
+            total: query.count.then_some(rows.len() as u64),
+            facets: facets.map(|own| facet(*own, &rows, query.facet_values)).collect(),
+            histogram: histogram(query, &rows),
+            ..Answer::default()
+        };
+        rows.retain(|row| match (query.cursor, query.order) {
             (None, _) => true,
-            (Some(after), Order::Newest) => hit.place < after,
-            (Some(after), Order::Oldest) => hit.place > after,
+            (Some(after), Order::Newest) => row.cursor < after,
+            (Some(after), Order::Oldest) => row.cursor > after,
         });
-        let more = hits.len() > query.limit;
-        hits.truncate(query.limit);
-        Ok(Page { hits, more, count })
-    }
-
-    fn facet(
-        &self,
-        selection: &Selection,
-        attribute: Attribute,
-        limit: usize,
-    ) -> Result<Facet, Error> {
-        let mut counts = std::collections::BTreeMap::<String, u64>::new();
-        let mut absent = 0;
-        for hit in self.selected(selection) {
-            match parse(&hit.trace).unwrap().value(attribute) {
-                Some(value) => *counts.entry(value.to_owned()).or_default() += 1,
-                None => absent += 1,
-            }
-        }
-        let mut values: Vec<(String, u64)> = counts.into_iter().collect();
-        values.sort_by(|left, right| right.1.cmp(&left.1).then(left.0.cmp(&right.0)));
-        let others = values.len().saturating_sub(limit) as u64;
-        values.truncate(limit);
-        Ok(Facet { values, others, absent })
-    }
-
-    fn histogram(&self, query: &HistogramQuery) -> Result<Vec<u64>, Error> {
-        let mut buckets = vec![0; query.buckets];
-        for hit in self.selected(&query.selection) {
-            let time = match query.axis {
-                Axis::Event => parse(&hit.trace).unwrap().time_ms,
-                Axis::Recorded => hit.place.stream_time_ms,
-            };
-            let at = (time - query.from_ms) / query.interval_ms;
-            if let Some(count) = usize::try_from(at).ok().and_then(|at| buckets.get_mut(at)) {
-                *count += 1;
-            }
-        }
-        Ok(buckets)
+        let more = rows.len() > query.limit && query.limit > 0;
+        rows.truncate(query.limit);
+        answer.next = rows.last().filter(|_| more).map(|row| row.cursor);
+        answer.rows = rows;
+        Ok(answer)
     }
 
     fn topic_records(

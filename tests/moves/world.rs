@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use trailproof::api::backend::{Backend, Order, PageQuery, Period, Selection};
+use trailproof::api::backend::Backend;
 use trailproof::applied::Gap;
 use trailproof::config::{Config, DEV_ACCOUNT, Layers};
 use trailproof::engine::{Engine, Settings};
@@ -19,6 +19,7 @@ use trailproof::object::directory::DirectoryStore;
 use trailproof_topology::catalog::Catalog;
 use trailproof_topology::effect::Topic;
 use trailproof_topology::files::{File, FilesRecord};
+use trailproof_topology::query::Query;
 use trailproof_topology::sign::FakeSigner;
 
 use super::hub::Hub;
@@ -181,13 +182,7 @@ impl World {
 /// How many traces the partitions of an engine hold.
 pub(crate) fn viewed(engine: &Engine) -> u64 {
     let account = &engine.catalog().accounts[0];
-    let selection = Selection {
-        trackers: account.trackers.iter().filter_map(|own| own.key()).collect(),
-        filters: Vec::new(),
-        event: Period::ALWAYS,
-        recorded: Period::ALWAYS,
-    };
-    let (order, after, limit, count) = (Order::Newest, None, 1, true);
-    let page = engine.traces(&PageQuery { selection, order, after, limit, count }).unwrap();
-    page.count.unwrap()
+    let trackers = account.trackers.iter().filter_map(|own| own.key()).collect();
+    let answer = engine.query(&Query { count: true, ..Query::newest(trackers, 1) }).unwrap();
+    answer.total.unwrap()
 }

@@ -28,7 +28,7 @@ pub mod search;
 pub mod source;
 pub mod tally;
 
-pub use predicate::Predicate;
+pub use predicate::{Predicate, Test};
 
 /// Most rows of one answer.
 pub const LIMIT_MAX: usize = 1_000;
@@ -39,7 +39,7 @@ pub const TRACKERS_MAX: usize = 128;
 /// Most predicates of one query.
 pub const PREDICATES_MAX: usize = 32;
 
-/// Most values in one list of a predicate.
+/// Most values of one predicate.
 pub const VALUES_MAX: usize = 100;
 
 /// Most values of one facet in an answer.
@@ -88,31 +88,6 @@ pub struct Cursor {
     pub partition: u32,
     /// Its offset there.
     pub offset: Offset,
-}
-
-impl Cursor {
-    /// The text a client gets: 40 lower-case hex digits that mean nothing to it.
-    #[must_use]
-    pub fn encode(&self) -> String {
-        let mut bytes = [0; 20];
-        bytes[..8].copy_from_slice(&self.stream_time_ms.to_be_bytes());
-        bytes[8..12].copy_from_slice(&self.partition.to_be_bytes());
-        bytes[12..].copy_from_slice(&self.offset.to_be_bytes());
-        data_encoding::HEXLOWER.encode(&bytes)
-    }
-
-    /// Reads the text back; `None` for any other text.
-    #[must_use]
-    pub fn decode(text: &str) -> Option<Self> {
-        let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).ok()?;
-        let (time, rest) = bytes.split_first_chunk()?;
-        let (partition, offset) = rest.split_first_chunk()?;
-        Some(Self {
-            stream_time_ms: i64::from_be_bytes(*time),
-            partition: u32::from_be_bytes(*partition),
-            offset: u64::from_be_bytes(offset.try_into().ok()?),
-        })
-    }
 }
 
 /// Which of a trace's two times a histogram counts over.
@@ -193,9 +168,7 @@ impl Query {
         at_most("facet values", self.facet_values, FACET_VALUES_MAX)?;
         at_most("facets", self.facets.len(), crate::attribute::ATTRIBUTES)?;
         for predicate in &self.predicates {
-            let name = predicate.attribute.name();
-            at_most(name, predicate.any_of.len(), VALUES_MAX)?;
-            at_most(name, predicate.none_of.len(), VALUES_MAX)?;
+            at_most(predicate.attribute.name(), predicate.test.values(), VALUES_MAX)?;
         }
         if self.facets.contains(&Attribute::TraceId) {
             return Err("facet trace_id: every trace has its own; ask for the count".to_owned());

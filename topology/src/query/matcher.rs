@@ -10,7 +10,7 @@ use crate::pack::codes_len;
 use crate::query::answer::Bounds;
 use crate::query::fetch::Fetcher;
 use crate::query::mask::{CodeSet, Mask};
-use crate::query::predicate::{Predicate, indexed};
+use crate::query::predicate::{Predicate, Test as By, indexed};
 use crate::query::source::{Extent, Source};
 use crate::run::dictionary::{self, all_blocks};
 use crate::run::reader::Run;
@@ -105,14 +105,14 @@ impl<'q> Matcher<'q> {
 
     fn add_of_columns(&mut self, columns: &Columns, predicate: &'q Predicate) -> bool {
         if predicate.attribute == Attribute::TraceId {
-            let values = wanted(predicate).iter();
-            let hashes: Vec<u32> = values.map(|value| value_hash(indexed(value))).collect();
+            let By::Equals(values) = &predicate.test else { return self.add_each(predicate) };
+            let hashes: Vec<u32> = values.iter().map(|value| value_hash(indexed(value))).collect();
             let ordinals: Vec<u32> = (0u32..)
                 .zip(&columns.trace_ids)
                 .filter(|(_, hash)| hashes.contains(hash))
                 .map(|(at, _)| at)
                 .collect();
-            return self.add_hashed(predicate, &ordinals);
+            return self.add_hashed(predicate, ordinals);
         }
         let column = &columns.attributes[predicate.attribute as usize];
         let mut codes: Vec<u16> = (1..)
@@ -120,7 +120,7 @@ impl<'q> Matcher<'q> {
             .filter(|(_, value)| predicate.matches(Some(value)))
             .map(|(code, _)| code)
             .collect();
-        if predicate.takes_absent() {
+        if predicate.negate {
             codes.push(0);
         }
         if codes.is_empty() {
@@ -138,23 +138,25 @@ impl<'q> Matcher<'q> {
         count > 0
     }
 
-    fn add_hashed(&mut self, predicate: &'q Predicate, ordinals: &[u32]) -> bool {
-        if !predicate.any_of.is_empty() {
-            let blocks = ordinals
-                .iter()
-                .fold(0, |blocks, at| blocks | 1u128 << (*at / BLOCK as u32).min(127));
-            if self.blocks.count_ones() > 1 {
-                self.blocks &= blocks;
-            }
-            self.tests.push(Test::Keep(predicate, ordinals.to_vec()));
-            return !ordinals.is_empty();
-        }
-        if predicate.prefix.is_empty() && predicate.contains.is_empty() {
-            self.tests.push(Test::Drop(predicate, ordinals.to_vec()));
-        } else {
-            self.tests.push(Test::Each(predicate));
-        }
+    fn add_each(&mut self, predicate: &'q Predicate) -> bool {
+        self.tests.push(Test::Each(predicate));
         true
+    }
+
+    /// Adds a predicate that names values, whose hashes these traces have.
+    fn add_hashed(&mut self, predicate: &'q Predicate, ordinals: Vec<u32>) -> bool {
+        if predicate.negate {
+            self.tests.push(Test::Drop(predicate, ordinals));
+            return true;
+        }
+        let blocks =
+            ordinals.iter().fold(0, |blocks, at| blocks | 1u128 << (*at / BLOCK as u32).min(127));
+        if self.blocks.count_ones() > 1 {
+            self.blocks &= blocks;
+        }
+        let possible = !ordinals.is_empty();
+        self.tests.push(Test::Keep(predicate, ordinals));
+        possible
     }
 
     fn add_of_run<R: Readable>(
@@ -164,51 +166,33 @@ impl<'q> Matcher<'q> {
     ) -> Read<bool, R> {
         let (attribute, header) = (predicate.attribute, &run.header);
         match run.shape(attribute) {
-            Shape::Absent => return Ok(predicate.takes_absent()),
+            Shape::Absent => return Ok(predicate.negate),
             Shape::Hashes => {
+                let By::Equals(values) = &predicate.test else {
+                    return Ok(self.add_each(predicate));
+                };
                 let mut ordinals = Vec::new();
-                for value in wanted(predicate) {
+                for value in values {
                     ordinals.extend(run.ordinals(attribute, value_hash(indexed(value)))?);
                 }
                 ordinals.sort_unstable();
                 ordinals.dedup();
-                return Ok(self.add_hashed(predicate, &ordinals));
+                return Ok(self.add_hashed(predicate, ordinals));
             }
             Shape::Dictionary { .. } => {}
         }
         let (mut codes, mut count, mut blocks) = (Vec::new(), 0, 0);
-        let mut take = |(code, traces, within): (u16, u32, u128)| {
+        visit_passing(run, predicate, &mut |(code, traces, within)| {
             codes.push(code);
             count += traces as usize;
             blocks |= within;
-        };
-        let (id, zones) = (&header.id, header.zones.len());
-        let inverted = predicate.takes_absent();
-        if inverted || !predicate.any_of.is_empty() {
-            // A list may name a value twice, its traces count once.
-            let values: BTreeSet<&[u8]> =
-                wanted(predicate).iter().map(|value| indexed(value)).collect();
-            for value in values {
-                if inverted || predicate.matches_rest(value) {
-                    let found = dictionary::find(run.rows, id, attribute as u8, zones, value)?;
-                    found.into_iter().for_each(&mut take);
-                }
-            }
-        } else {
-            let prefix = predicate.prefix.as_bytes();
-            dictionary::visit_from(run.rows, id, attribute as u8, zones, prefix, &mut |value| {
-                if predicate.matches_rest(value.bytes) {
-                    take((value.code, value.count, value.blocks));
-                }
-                prefix.is_empty() || value.bytes.starts_with(prefix)
-            })?;
-        }
-        if inverted {
+        })?;
+        if predicate.negate {
             count = header.count - count;
-            blocks = all_blocks(zones);
+            blocks = all_blocks(header.zones.len());
         }
         self.blocks &= blocks;
-        Ok(self.add_codes(attribute, CodeSet::new(codes, inverted), count, header.count))
+        Ok(self.add_codes(attribute, CodeSet::new(codes, predicate.negate), count, header.count))
     }
 
     /// The matching traces of a block.
@@ -318,9 +302,48 @@ impl<'q> Matcher<'q> {
     }
 }
 
-/// The values whose codes or hashes decide a predicate.
-fn wanted(predicate: &Predicate) -> &[String] {
-    if predicate.any_of.is_empty() { &predicate.none_of } else { &predicate.any_of }
+/// Visits the values of a dictionary that pass a predicate's test, each once: code, traces, blocks.
+fn visit_passing<R: Readable>(
+    run: &Run<'_, R>,
+    predicate: &Predicate,
+    take: &mut dyn FnMut((u16, u32, u128)),
+) -> Read<(), R> {
+    let (rows, id, zones) = (run.rows, &run.header.id, run.header.zones.len());
+    let attribute = predicate.attribute as u8;
+    match &predicate.test {
+        By::Equals(values) => {
+            let values: BTreeSet<&[u8]> = values.iter().map(|value| indexed(value)).collect();
+            for value in values {
+                dictionary::find(rows, id, attribute, zones, value)?
+                    .into_iter()
+                    .for_each(&mut *take);
+            }
+        }
+        By::Begins(values) => {
+            let mut prefixes: Vec<&[u8]> = values.iter().map(String::as_bytes).collect();
+            prefixes.sort_unstable();
+            // What begins with a longer one begins with the shorter one too.
+            prefixes.dedup_by(|longer, kept| longer.starts_with(kept));
+            for prefix in prefixes {
+                dictionary::visit_from(rows, id, attribute, zones, prefix, &mut |value| {
+                    let passes = value.bytes.starts_with(prefix);
+                    if passes {
+                        take((value.code, value.count, value.blocks));
+                    }
+                    passes
+                })?;
+            }
+        }
+        By::Contains(texts) => {
+            dictionary::visit_from(rows, id, attribute, zones, b"", &mut |value| {
+                if texts.iter().any(|text| text.is_in(value.bytes)) {
+                    take((value.code, value.count, value.blocks));
+                }
+                true
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether the value in a stored trace meets a predicate.

@@ -3,25 +3,29 @@
 use crate::attribute::Attribute;
 use crate::trace::VALUE_BYTES_MAX;
 
-/// A condition on one attribute: everything that is given must hold.
-///
-/// A trace that lacks the attribute meets only a predicate that names no value it must have, that
-/// is, `none_of` alone.
+/// A condition on one attribute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Predicate {
     /// The attribute.
     pub attribute: Attribute,
-    /// Empty, or the value is one of these.
-    pub any_of: Vec<String>,
-    /// The value is none of these.
-    pub none_of: Vec<String>,
-    /// Empty, or the value begins with this.
-    pub prefix: String,
-    /// Empty, or the value contains this text, whatever the case of its letters.
-    pub contains: Text,
+    /// What a value must pass.
+    pub test: Test,
+    /// Whether the traces are meant that do *not* pass, those that lack the attribute among them.
+    pub negate: bool,
 }
 
-/// Text to be found in values.
+/// How a value is compared, with any of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Test {
+    /// It is one of these.
+    Equals(Vec<String>),
+    /// It begins with one of these.
+    Begins(Vec<String>),
+    /// It contains one of these.
+    Contains(Vec<Text>),
+}
+
+/// Text to be found in values, whatever the case of its letters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Text {
     folded: String,
@@ -32,12 +36,6 @@ impl Text {
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self { folded: text.to_lowercase() }
-    }
-
-    /// Whether there is nothing to find.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.folded.is_empty()
     }
 
     /// Whether `value` contains the text.
@@ -57,46 +55,50 @@ impl Text {
     }
 }
 
-impl Predicate {
-    /// A predicate without a condition.
+impl Test {
+    /// With how many it compares.
     #[must_use]
-    pub fn on(attribute: Attribute) -> Self {
-        Self {
-            attribute,
-            any_of: Vec::new(),
-            none_of: Vec::new(),
-            prefix: String::new(),
-            contains: Text::default(),
+    pub fn values(&self) -> usize {
+        match self {
+            Self::Equals(values) | Self::Begins(values) => values.len(),
+            Self::Contains(texts) => texts.len(),
         }
+    }
+
+    /// Whether a value, as it is indexed, passes.
+    #[must_use]
+    pub fn passes(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Equals(values) => values.iter().any(|one| indexed(one) == value),
+            Self::Begins(values) => values.iter().any(|one| value.starts_with(one.as_bytes())),
+            Self::Contains(texts) => texts.iter().any(|text| text.is_in(value)),
+        }
+    }
+}
+
+impl Predicate {
+    /// The value passes the test.
+    #[must_use]
+    pub fn new(attribute: Attribute, test: Test) -> Self {
+        Self { attribute, test, negate: false }
     }
 
     /// The value is this one.
     #[must_use]
     pub fn is(attribute: Attribute, value: &str) -> Self {
-        Self { any_of: vec![value.to_owned()], ..Self::on(attribute) }
+        Self::new(attribute, Test::Equals(vec![value.to_owned()]))
+    }
+
+    /// The opposite.
+    #[must_use]
+    pub fn not(self) -> Self {
+        Self { negate: !self.negate, ..self }
     }
 
     /// Whether a value, as it is indexed, or its absence meets the predicate.
     #[must_use]
     pub fn matches(&self, value: Option<&[u8]>) -> bool {
-        let Some(value) = value else { return self.takes_absent() };
-        (self.any_of.is_empty() || self.any_of.iter().any(|one| indexed(one) == value))
-            && self.matches_rest(value)
-    }
-
-    /// Whether a trace that lacks the attribute meets the predicate.
-    #[must_use]
-    pub fn takes_absent(&self) -> bool {
-        self.any_of.is_empty() && self.prefix.is_empty() && self.contains.is_empty()
-    }
-
-    /// Whether a value meets all but `any_of`.
-    pub(super) fn matches_rest(&self, value: &[u8]) -> bool {
-        // Comparing with nothing is not free: an empty text points nowhere, and masked loads from
-        // there take a slow path of the processor.
-        (self.prefix.is_empty() || value.starts_with(self.prefix.as_bytes()))
-            && self.contains.is_in(value)
-            && !self.none_of.iter().any(|one| indexed(one) == value)
+        value.is_some_and(|value| self.test.passes(value)) != self.negate
     }
 }
 
