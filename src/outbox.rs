@@ -1,9 +1,9 @@
 //! The outbox: the fourth hop. Delivers committed effects, in order within each lane.
 //!
-//! A lane's rows are read from the store behind its committed position. Objects are put, at most
-//! [`Limits::puts`] at once; then the records of the rows that are done, and the lanes' new
-//! positions, are appended to the log in one transaction. Rows behind a committed position are
-//! dropped.
+//! A lane's rows are read from the store behind its committed position. Objects are put, those of
+//! at most [`Limits::puts`] effects at once, and of one chain in order; then the records of the
+//! rows that are done, and the lanes' new positions, are appended to the log in one transaction.
+//! Rows behind a committed position are dropped.
 //!
 //! Crash anywhere: the rows come back (from the store, or by replay), objects are found where they
 //! are, with the same content, and the records were appended together with the position or not at
@@ -97,10 +97,14 @@ impl Default for Limits {
 pub struct Delivered {
     /// Effects.
     pub effects: usize,
-    /// Objects that are new in the store.
-    pub objects: usize,
-    /// Stored bytes of new objects.
-    pub object_bytes: u64,
+    /// Trace files that are new in the store.
+    pub files: usize,
+    /// Their bytes before compression.
+    pub raw_bytes: u64,
+    /// Their stored bytes.
+    pub stored_bytes: u64,
+    /// Digests that are new in the store, or what lies beside them.
+    pub digests: usize,
     /// Records appended.
     pub records: usize,
 }
@@ -198,8 +202,10 @@ where
         let mut delivered = Delivered { effects: outcomes.len(), ..Delivered::default() };
         let mut records: Vec<OutRecord> = Vec::new();
         for outcome in outcomes {
-            delivered.objects += outcome.objects;
-            delivered.object_bytes += outcome.object_bytes;
+            delivered.files += outcome.delivered.files;
+            delivered.raw_bytes += outcome.delivered.raw_bytes;
+            delivered.stored_bytes += outcome.delivered.stored_bytes;
+            delivered.digests += outcome.delivered.digests;
             records.extend(outcome.records);
         }
         delivered.records = records.len();

@@ -75,7 +75,7 @@ pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std
     let worker = Worker::new(setup, log, Arc::clone(&store), catalogs, Arc::clone(&progress))
         .with_batch_bytes(shares.batch_bytes_max);
     let backlog = Backlog::default();
-    let (lanes, mut bells) = outbox_jobs(outbox, metrics::FILES_SEALED, &store, threads);
+    let (lanes, mut bells) = outbox_jobs(outbox, true, &store, threads);
     let upkeep = threads.bell();
     bells.push(Arc::clone(&upkeep));
     let job = WorkerJob {
@@ -132,7 +132,7 @@ pub fn start_digest(parts: Parts, setup: DigestSetup, threads: &Threads) -> std:
     let Parts { partition, store, catalogs, log, outbox, progress } = parts;
     let name = format!("digest-{partition}");
     let worker = Worker::new(setup, log, Arc::clone(&store), catalogs, progress);
-    let (lanes, bells) = outbox_jobs(outbox, metrics::DIGESTS, &store, threads);
+    let (lanes, bells) = outbox_jobs(outbox, false, &store, threads);
     let (alarms, of) = (threads.alarms(), format!("{name}-refused"));
     let refused = threads.metrics().counter(metrics::FILES_REFUSED, &[]);
     let job = WorkerJob {
@@ -156,20 +156,20 @@ pub fn start_digest(parts: Parts, setup: DigestSetup, threads: &Threads) -> std:
 }
 
 /// A job for each lane, so that a lane that fails holds up no other; and the bells that wake them.
+/// `files`: whether it delivers trace files.
 fn outbox_jobs(
     outbox: PartitionOutbox,
-    objects: &'static str,
+    files: bool,
     store: &Arc<RocksStore>,
     threads: &Threads,
 ) -> (Vec<OutboxJob>, Vec<Arc<Bell>>) {
     let outbox = Arc::new(outbox);
     let job = |lane: Lane| {
         let metrics = Arc::clone(threads.metrics());
-        let files = objects == metrics::FILES_SEALED;
         let pending = Pending::new(Arc::clone(&metrics), lane, files);
         let (outbox, bell) = (Arc::clone(&outbox), threads.bell());
         let store = Arc::clone(store);
-        OutboxJob { outbox, lane, bell, metrics, objects, pending, store }
+        OutboxJob { outbox, lane, bell, metrics, pending, store }
     };
     let jobs: Vec<OutboxJob> = Lane::ALL.into_iter().map(job).collect();
     let bells = jobs.iter().map(|job| Arc::clone(&job.bell)).collect();
@@ -217,8 +217,6 @@ struct OutboxJob {
     lane: Lane,
     bell: Arc<Bell>,
     metrics: Arc<Metrics>,
-    /// What its objects are counted as.
-    objects: &'static str,
     pending: Pending,
     store: Arc<RocksStore>,
 }
@@ -252,12 +250,15 @@ impl OutboxJob {
     }
 
     fn count(&self, delivered: &Delivered) {
-        if delivered.objects > 0 {
-            let objects = delivered.objects as u64;
-            self.metrics.counter(self.objects, &[]).increment(objects);
-            let labels = [("stage", "stored")];
-            let bytes = self.metrics.counter(metrics::FILE_BYTES, &labels);
-            bytes.increment(delivered.object_bytes);
+        if delivered.digests > 0 {
+            self.metrics.counter(metrics::DIGESTS, &[]).increment(delivered.digests as u64);
+        }
+        if delivered.files > 0 {
+            self.metrics.counter(metrics::FILES_SEALED, &[]).increment(delivered.files as u64);
+            let stages = [("raw", delivered.raw_bytes), ("stored", delivered.stored_bytes)];
+            for (stage, bytes) in stages {
+                self.metrics.counter(metrics::FILE_BYTES, &[("stage", stage)]).increment(bytes);
+            }
         }
     }
 }

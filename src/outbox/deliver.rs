@@ -8,7 +8,7 @@ use trailproof_topology::invariant;
 use trailproof_topology::key::{SegmentId, Table};
 use trailproof_topology::state::Rows;
 
-use super::Error;
+use super::{Delivered, Error};
 use crate::codec::{self, Encoder};
 use crate::object::{self, Metadata, ObjectStore, Put};
 use crate::store::StateStore;
@@ -22,10 +22,8 @@ const ADVICE: &str = "Move it away if somebody planted it; if this installation'
 pub(super) struct Outcome {
     /// Records to publish.
     pub(super) records: Vec<OutRecord>,
-    /// Objects that are new.
-    pub(super) objects: usize,
-    /// Their stored bytes.
-    pub(super) object_bytes: u64,
+    /// What is new in the store.
+    pub(super) delivered: Delivered,
 }
 
 /// Delivers effects in order; the outcomes of those before the first failure, and the failure.
@@ -39,10 +37,12 @@ pub(super) fn deliver<T: StateStore + ?Sized>(
 ) -> (Vec<Outcome>, Option<Error>) {
     let mut outcomes = Vec::with_capacity(effects.len());
     let snapshot = store.snapshot();
-    for group in effects.chunks(puts.max(1)) {
-        if !go_on() {
-            break;
-        }
+    let mut left = effects;
+    while let Some((group, behind)) = left.split_at_checked(group_len(left, puts))
+        && !group.is_empty()
+        && go_on()
+    {
+        left = behind;
         let needs_threads = puts > 1
             && group.iter().filter(|effect| !matches!(effect, Effect::Records(_))).count() > 1;
         let results: Vec<Result<Outcome, Error>> = if needs_threads {
@@ -66,6 +66,22 @@ pub(super) fn deliver<T: StateStore + ?Sized>(
         }
     }
     (outcomes, None)
+}
+
+/// How many of these effects are delivered at the same time: at most `puts`, and never two of one
+/// chain. Each digest names the one before it, so one that is there must find that one there.
+fn group_len(effects: &[Effect], puts: usize) -> usize {
+    let mut chains = Vec::new();
+    for (at, effect) in effects.iter().enumerate().take(puts.max(1)) {
+        let Effect::Objects(list) = effect else { continue };
+        // The names of a digest and of its note end with what tells its chain.
+        let chain = list.last().and_then(|last| last.object.rsplit('_').next());
+        if chains.contains(&chain) {
+            return at;
+        }
+        chains.push(chain);
+    }
+    effects.len().min(puts.max(1))
 }
 
 fn in_threads<R: Rows<Error = crate::store::Error> + Sync>(
@@ -94,10 +110,8 @@ fn one<R: Rows<Error = crate::store::Error>>(
         Effect::Objects(list) => {
             let mut outcome = Outcome::default();
             for object in list {
-                let bytes = stored_bytes(object)?;
-                if put(objects, object, &bytes)? == Put::Created {
-                    outcome.objects += 1;
-                    outcome.object_bytes += bytes.len() as u64;
+                if put(objects, object, &stored_bytes(object)?)? == Put::Created {
+                    outcome.delivered.digests = 1;
                 }
             }
             Ok(outcome)
@@ -166,11 +180,12 @@ fn segment<R: Rows<Error = crate::store::Error>>(
         headers: Vec::new(),
         value: FilesRecord::File(record).encode(),
     };
-    Ok(Outcome {
-        records: vec![record],
-        objects: usize::from(created),
-        object_bytes: if created { bytes } else { 0 },
-    })
+    let mut delivered = Delivered::default();
+    if created {
+        (delivered.files, delivered.stored_bytes) = (1, bytes);
+        delivered.raw_bytes = file.raw_bytes;
+    }
+    Ok(Outcome { records: vec![record], delivered })
 }
 
 /// Other bytes under our key are fine if they say the same, as another compressor's would.
@@ -222,4 +237,29 @@ fn metadata(file: &SegmentFile, sha256: &str) -> Metadata {
         ("sha256", sha256.to_owned()),
     ];
     entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_of_one_chain_are_never_put_at_the_same_time() {
+        let digest = |chain: &str, end: &str| {
+            Effect::Objects(vec![BytesObject {
+                bucket: "b".to_owned(),
+                object: format!("d/CloudTrace-Digest_local_{end}_{chain}.note"),
+                content: Vec::new(),
+                gzip: false,
+                metadata: Vec::new(),
+            }])
+        };
+        let record = || Effect::Records(Vec::new());
+        let effects =
+            [digest("aa", "1"), record(), digest("bb", "1"), record(), digest("aa", "2"), record()];
+        let lengths = |from: usize, puts| group_len(&effects[from..], puts);
+        assert_eq!([1, 3, 4, 6].map(|puts| lengths(0, puts)), [1, 3, 4, 4]);
+        assert_eq!(lengths(2, 6), 4);
+        assert_eq!((lengths(4, 9), lengths(6, 9)), (2, 0));
+    }
 }
