@@ -106,6 +106,50 @@ fn the_first_files_of_a_new_tracker_are_listed_though_the_clock_went_back() {
     assert_eq!(listed(&digests(&script)), 5);
 }
 
+/// The same for a tracker that goes on making files and is no longer verified.
+#[test]
+fn the_last_verified_files_of_a_tracker_are_listed_though_the_clock_went_back() {
+    let mut script = Script::of(one_tracker(), &[]);
+    script.announce();
+    script.settle().unwrap();
+    script.pass(100_000);
+    script.say(3, &["ECS"]);
+    script.work().unwrap();
+    script.pass(-95_000);
+    script.change(|catalog| tracker(catalog).verify = false);
+    script.settle().unwrap();
+    script.pass(130_000);
+    script.say(2, &["ECS"]);
+    script.settle().unwrap();
+    script.end().unwrap();
+    let digests = digests(&script);
+    assert_eq!(listed(&digests), 3);
+    assert_eq!(digests.last().unwrap()["digest_end"], true);
+}
+
+/// The same for a tracker that made files before it was verified.
+#[test]
+fn the_first_verified_files_of_a_tracker_are_listed_though_the_clock_went_back() {
+    let mut unverified = one_tracker();
+    tracker(&mut unverified).verify = false;
+    let mut script = Script::of(unverified, &[]);
+    script.announce();
+    script.say(1, &["ECS"]);
+    script.settle().unwrap();
+    script.pass(100_000);
+    script.say_files("{\"type\":\"?\"}");
+    script.pass(-70_000);
+    script.settle().unwrap();
+    script.change(|catalog| tracker(catalog).verify = true);
+    script.say(3, &["ECS"]);
+    script.settle().unwrap();
+    script.pass(30_000);
+    script.say(2, &["ECS"]);
+    script.settle().unwrap();
+    script.end().unwrap();
+    assert_eq!(listed(&digests(&script)), 5);
+}
+
 /// A run says from which cycle on columns rows may follow it. A longer cycle may begin before the
 /// one that it replaces.
 #[test]

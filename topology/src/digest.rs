@@ -91,6 +91,10 @@ pub struct Digest {
     pub key_ids: KeyIds,
     /// What became of the records of each `traces` partition, in order of partition.
     pub coverage: Vec<Coverage>,
+    /// In the ledger: trackers that may have made files without verification in the interval, by
+    /// [`unverified_id`], ascending. No digest lists those files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unverified: Vec<String>,
     /// The CloudTrail-compatible digest beside this one, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compatible_digest: Option<CompatibleDigest>,
@@ -356,6 +360,14 @@ pub fn signing_text(digest: &Digest, content: &[u8]) -> String {
 #[must_use]
 pub fn unique(tracker: &str) -> String {
     HEXLOWER.encode(&Sha256::digest(tracker)[..4])
+}
+
+/// How the ledger names a tracker that is not verified: the first 16 bytes, in hex, of SHA-256 of
+/// its bucket, a newline and its name. Whoever has its files can tell, and it shows no account's
+/// names.
+#[must_use]
+pub fn unverified_id(bucket: &str, tracker_name: &str) -> String {
+    HEXLOWER.encode(&Sha256::digest(format!("{bucket}\n{tracker_name}"))[..16])
 }
 
 /// The name of a digest inside its folder.

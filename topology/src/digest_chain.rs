@@ -31,10 +31,6 @@ pub(crate) struct Chain {
     pub(crate) since_ms: Option<Millis>,
     /// When they ceased to be wanted: the digest of that interval is the ending one.
     pub(crate) ending_ms: Option<Millis>,
-    /// Whether the tracker made no file before `since_ms` and makes none after `ending_ms`, so that
-    /// every file it has is listed, whatever the times say: clocks of two topics may differ.
-    #[serde(default)]
-    pub(crate) whole: bool,
     /// The last digest.
     pub(crate) last: Option<Link>,
     /// The last compatible digest.
@@ -58,6 +54,8 @@ pub(crate) struct Facts {
     pub(crate) interval_ms: (Millis, Millis),
     pub(crate) coverage: Vec<Coverage>,
     pub(crate) files: Vec<LogFile>,
+    /// In the ledger: as [`Digest::unverified`].
+    pub(crate) unverified: Vec<String>,
 }
 
 /// A record of topic `checkpoints`: the head of a chain, for whoever keeps heads.
@@ -116,10 +114,10 @@ impl Target {
 
 impl Chain {
     /// A chain before its first digest.
-    pub(crate) fn new(name: ChainName, target: Target, since_ms: Millis, whole: bool) -> Self {
+    pub(crate) fn new(name: ChainName, target: Target, since_ms: Millis) -> Self {
         let tree = HEXLOWER.encode(&Frontier::default().encode());
         let (since_ms, ending_ms, last, compatible) = (Some(since_ms), None, None, None);
-        Self { name, target, since_ms, ending_ms, whole, last, compatible, tree }
+        Self { name, target, since_ms, ending_ms, last, compatible, tree }
     }
 
     /// Decodes a row; `None` where it is damaged.
@@ -143,8 +141,9 @@ impl Chain {
         self.since_ms.is_some_and(|since_ms| since_ms < end_ms)
     }
 
-    /// Takes in files of the interval that begins at `start_ms`, which by its times the chain does
-    /// not list, and would not have if the clock had not gone back.
+    /// Takes in files of the interval that begins at `start_ms`, which were made while the tracker
+    /// was verified, though by its times the chain does not list them: times are those of topic
+    /// `files`, and where a clock went back one topic is ahead of another.
     pub(crate) fn admit(&mut self, start_ms: Millis) {
         if self.since_ms.is_none() {
             // It has ended: another ending digest follows.
@@ -154,26 +153,17 @@ impl Chain {
     }
 
     /// Follows the catalog, in which the tracker wants digests as `wanted` says, or wants none.
-    /// `files`: whether the tracker made files under the catalog before, and does under this one.
     /// Whether that changed the chain.
-    pub(crate) fn want(
-        &mut self,
-        wanted: Option<(ChainName, Target)>,
-        now_ms: Millis,
-        files: (bool, bool),
-    ) -> bool {
+    pub(crate) fn want(&mut self, wanted: Option<(ChainName, Target)>, now_ms: Millis) -> bool {
         let before = self.clone();
         match wanted {
             Some((name, target)) => {
                 (self.name, self.target) = (name, target);
-                if self.since_ms.is_none() {
-                    (self.since_ms, self.whole) = (Some(now_ms), !files.0);
-                }
+                self.since_ms = self.since_ms.or(Some(now_ms));
                 self.ending_ms = None;
             }
             None if self.since_ms.is_some() => {
                 self.ending_ms = self.ending_ms.or(Some(now_ms));
-                self.whole &= !files.1;
             }
             None => {}
         }
@@ -212,6 +202,7 @@ impl Chain {
                 ed25519: signer.ed25519_key_id().to_owned(),
             },
             coverage: facts.coverage,
+            unverified: facts.unverified,
             compatible_digest: compatible.as_ref().map(|(_, named)| named.clone()),
             log_files: facts.files,
         };

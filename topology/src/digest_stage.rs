@@ -14,8 +14,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::catalog::{Catalog, Tracker, tracker_key};
-use crate::digest::{ChainName, LEDGER_ID};
+use crate::catalog::{Catalog, tracker_key};
+use crate::digest::{ChainName, LEDGER_ID, unverified_id};
 use crate::digest_chain::{Chain, Facts, Target};
 use crate::digest_state::{self as state, Schedule};
 use crate::digest_window::{Boundary, Interval, check, interval_end};
@@ -249,18 +249,21 @@ impl DigestStage {
         let signer = Arc::clone(&self.setup.signer);
         for (tracker, chain) in &mut self.chains {
             if !chain.wants(end_ms) {
-                if !chain.whole || !interval.has_files(tracker) {
+                if !interval.has_verified(tracker) {
                     continue;
                 }
                 chain.admit(start_ms);
             }
-            let (coverage, files) = if *tracker == LEDGER_ID {
-                (interval.ledger(&from), Vec::new())
+            let interval_ms = (start_ms, end_ms);
+            let facts = if *tracker == LEDGER_ID {
+                let unverified = self.schedule.unverified.keys().cloned().collect();
+                let (coverage, files) = (interval.ledger(&from), Vec::new());
+                Facts { interval_ms, coverage, files, unverified }
             } else {
                 let files = interval.take_files(tracker);
-                (interval.coverage(&chain.name.account, tracker, &from), files)
+                let coverage = interval.coverage(&chain.name.account, tracker, &from);
+                Facts { interval_ms, coverage, files, unverified: Vec::new() }
             };
-            let facts = Facts { interval_ms: (start_ms, end_ms), coverage, files };
             for effect in chain.grow(facts, signer.as_ref()) {
                 batch.effect(&mut self.position, Lane::Objects, &effect);
             }
@@ -277,7 +280,7 @@ impl DigestStage {
         }
         let (lowest, end) = state::pending_until(end_ms);
         batch.changes.delete_range(lowest, end);
-        self.schedule = Schedule { next_start_ms: Some(end_ms), digested: true };
+        self.schedule.advance(end_ms);
         batch.changes.put(state::schedule(), state::encode(&self.schedule));
     }
 
@@ -288,35 +291,38 @@ impl DigestStage {
         }
         let now_ms = self.position.stream_time_ms;
         self.position.catalog_version = version;
-        let before = self.catalog.replace(catalog.clone());
-        let before = before.as_ref().map(filing).unwrap_or_default();
-        let now = filing(catalog);
-        let files = |tracker: &TrackerId| (before.contains(tracker), now.contains(tracker));
+        self.catalog = Some(catalog.clone());
         batch.changes.put(key::single(Table::Catalog), state::encode(catalog));
+        let before = self.schedule.clone();
         if self.schedule.next_start_ms.is_none() {
             let interval_ms = catalog.digest_interval_ms.max(1);
             self.schedule.next_start_ms = Some(now_ms.max(0) - now_ms.max(0) % interval_ms);
+        }
+        if self.setup.partition == 0 {
+            self.schedule.leave_unverified(&unverified(catalog), now_ms);
+        }
+        if self.schedule != before {
             batch.changes.put(state::schedule(), state::encode(&self.schedule));
         }
         let mut wanted = wanted(catalog, self.setup.partition);
         for (tracker, chain) in &mut self.chains {
-            if chain.want(wanted.remove(tracker), now_ms, files(tracker)) {
+            if chain.want(wanted.remove(tracker), now_ms) {
                 batch.changes.put(state::chain(tracker), chain.encode());
             }
         }
         for (tracker, (name, target)) in wanted {
-            let chain = Chain::new(name, target, now_ms, !files(&tracker).0);
+            let chain = Chain::new(name, target, now_ms);
             batch.changes.put(state::chain(&tracker), chain.encode());
             self.chains.insert(tracker, chain);
         }
     }
 }
 
-/// The trackers that make files under a catalog.
-fn filing(catalog: &Catalog) -> BTreeSet<TrackerId> {
+/// The trackers that make files under a catalog which no digest lists.
+fn unverified(catalog: &Catalog) -> BTreeSet<String> {
     let trackers = catalog.accounts.iter().flat_map(|account| &account.trackers);
-    let filing = trackers.filter(|tracker| tracker.enabled && tracker.transfers());
-    filing.filter_map(Tracker::key).collect()
+    let own = trackers.filter(|own| own.enabled && own.transfers() && !own.verify);
+    own.map(|own| unverified_id(&own.bucket, &own.name)).collect()
 }
 
 /// The chains that a catalog wants in a partition of `files`.

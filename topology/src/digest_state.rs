@@ -11,7 +11,7 @@
 //! **Invariant:** a row is written when what it says changes; none is rewritten per record but the
 //! boundary of the one partition that the record is about.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,28 @@ pub(crate) struct Schedule {
     pub(crate) next_start_ms: Option<Millis>,
     /// Whether an interval before it has.
     pub(crate) digested: bool,
+    /// Trackers that make files without verification, as [`crate::digest::unverified_id`] names
+    /// them, and those that did since then, with the time when that ended.
+    #[serde(default)]
+    pub(crate) unverified: BTreeMap<String, Option<Millis>>,
+}
+
+impl Schedule {
+    /// Follows the catalog, which has these trackers without verification from `now_ms` on.
+    pub(crate) fn leave_unverified(&mut self, trackers: &BTreeSet<String>, now_ms: Millis) {
+        for (tracker, until_ms) in &mut self.unverified {
+            if !trackers.contains(tracker) {
+                until_ms.get_or_insert(now_ms);
+            }
+        }
+        self.unverified.extend(trackers.iter().map(|tracker| (tracker.clone(), None)));
+    }
+
+    /// The interval up to `end_ms` has its digests.
+    pub(crate) fn advance(&mut self, end_ms: Millis) {
+        (self.next_start_ms, self.digested) = (Some(end_ms), true);
+        self.unverified.retain(|_, until_ms| until_ms.is_none_or(|until_ms| until_ms >= end_ms));
+    }
 }
 
 /// Everything the stage keeps.

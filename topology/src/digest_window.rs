@@ -259,9 +259,9 @@ impl Interval {
         files.into_iter().map(LogFile::from).collect()
     }
 
-    /// Whether a tracker has files in it.
-    pub(crate) fn has_files(&self, tracker: &TrackerId) -> bool {
-        self.files.contains_key(tracker)
+    /// Whether it has files of a tracker that were made while the tracker was verified.
+    pub(crate) fn has_verified(&self, tracker: &TrackerId) -> bool {
+        self.files.get(tracker).is_some_and(|files| files.iter().any(|file| file.verify))
     }
 
     /// Files that no digest took.

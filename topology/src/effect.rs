@@ -105,6 +105,9 @@ pub struct SegmentFile {
     pub object: String,
     /// How the file is compressed.
     pub compression: Compression,
+    /// Whether its tracker was verified when it was made.
+    #[serde(default)]
+    pub verify: bool,
     /// Service of the segment, empty where the tracker does not sort by service.
     pub service: String,
     /// Start of the cycle.

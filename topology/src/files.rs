@@ -43,6 +43,10 @@ pub struct File {
     pub object: String,
     /// How the file is compressed.
     pub compression: Compression,
+    /// Whether its tracker was verified when it was made: then a digest lists it, whatever the
+    /// clocks of two topics say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub verify: bool,
     /// Service of the file, empty where the tracker does not sort by service.
     pub service: String,
     /// Start of the cycle.
@@ -184,6 +188,7 @@ impl File {
             bucket: segment.bucket.clone(),
             object: segment.object.clone(),
             compression: segment.compression,
+            verify: segment.verify,
             service: segment.service.clone(),
             cycle_start_ms: segment.cycle_start_ms,
             cycle_end_ms: segment.cycle_end_ms,

@@ -81,6 +81,17 @@ impl FilesLog {
         self.records.push((time_ms, Entry::Data(record.encode())));
     }
 
+    /// Whether the newest catalog has a tracker verified.
+    fn verifies(&self, id: &str) -> bool {
+        let newest = self.records.iter().rev().find_map(|(_, entry)| match entry {
+            Entry::Mark(catalog) => Some(catalog),
+            Entry::Data(_) => None,
+        });
+        let mut trackers =
+            newest.iter().flat_map(|own| &own.accounts).flat_map(|own| &own.trackers);
+        trackers.any(|own| own.id == id && own.verify)
+    }
+
     /// One cycle of a partition: `counts` traces of each account, in one file, and one tick.
     fn cycle(&mut self, partition: u32, cycle_start_ms: Millis, until_ms: Millis, counts: &[u64]) {
         let from = self.next.get(&partition).copied().unwrap_or(0);
@@ -95,6 +106,7 @@ impl FilesLog {
                 bucket: own.bucket.clone(),
                 object: format!("CloudTraces/local/{partition}/{to}{suffix}"),
                 compression: own.compression,
+                verify: self.verifies(&own.id),
                 service: "ECS".to_owned(),
                 cycle_start_ms,
                 cycle_end_ms: cycle_start_ms + CYCLE,
@@ -297,6 +309,46 @@ fn a_tracker_that_stops_gets_an_ending_digest_and_goes_on_where_it_ended() {
     assert_eq!(ends("t1"), [(false, false), (false, true), (true, false)]);
     assert_eq!(ends("t2"), [(false, false); 4]);
     assert_eq!(chains["t1"][2].interval_start_ms, START + 3 * INTERVAL);
+}
+
+/// Verification goes off while topic `files` is behind the traces, and on while it is ahead: what
+/// was filed under verification is listed all the same.
+#[test]
+fn what_was_filed_under_verification_is_listed_whatever_the_clock_of_the_log_says() {
+    let with = |version, verify| {
+        let mut own = catalog(version, 1);
+        own.accounts[0].trackers[0].verify = verify;
+        own
+    };
+    let mut log = FilesLog::default();
+    log.mark(START, with(1, true));
+    log.run(START, START + INTERVAL, &[1]);
+    log.run(START + 3 * INTERVAL, START + 4 * INTERVAL, &[1]);
+    for (time_ms, _) in log.records.iter_mut().skip(25) {
+        *time_ms = START + INTERVAL + 1;
+    }
+    let behind = log.records.split_off(25);
+    log.mark(START + INTERVAL + 1, with(2, false));
+    log.records.extend(behind);
+    log.run(START + 4 * INTERVAL, START + 5 * INTERVAL, &[2]);
+    log.mark(START + 9 * INTERVAL, with(3, true));
+    log.run(START + 5 * INTERVAL, START + 6 * INTERVAL, &[3]);
+    let chains = chains(&feed(&log, 5, true).objects);
+    let listed: Vec<(Millis, usize, bool)> = chains["t1"]
+        .iter()
+        .map(|own| (own.interval_end_ms - START, own.log_files.len(), own.digest_end))
+        .collect();
+    let interval = |number| number * INTERVAL;
+    let expected = [
+        (interval(1), 12, false),
+        (interval(2), 0, true),
+        (interval(4), 12, true),
+        (interval(6), 12, false),
+    ];
+    assert_eq!(listed, expected);
+    let ledger = &chains["_ledger"];
+    let unverified: Vec<bool> = ledger.iter().map(|own| !own.unverified.is_empty()).collect();
+    assert_eq!(unverified, [false, true, true, true, true, true]);
 }
 
 #[test]

@@ -293,6 +293,7 @@ impl OpenSegments {
             bucket: tracker.bucket.clone(),
             object: trace_file(catalog, tracker, &segment.id, cycle_end_ms, setup.partition),
             compression: tracker.compression,
+            verify: tracker.verify,
             service: segment.id.service.clone(),
             cycle_start_ms: segment.id.cycle_ms,
             cycle_end_ms,
