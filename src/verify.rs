@@ -5,6 +5,10 @@
 //! everything in the folder that no digest names is looked at, and the chains are compared with
 //! each other and with heads kept elsewhere.
 //!
+//! What the outbox leaves behind at any moment, and what it adds while it is looked at, raises no
+//! alarm: an object is put after everything that it names, and what cannot be known is told as
+//! such.
+//!
 //! **Invariants:** public keys come from the caller. Memory is bounded by one hash for each object,
 //! the digests of one chain for each core, and the queue of files. Nothing is written.
 //!
@@ -12,6 +16,7 @@
 
 mod chain;
 mod disk;
+mod extent;
 mod file;
 mod folder;
 mod head;
@@ -36,12 +41,12 @@ pub use head::Heads;
 pub use report::{ChainReport, Finding, Report, Sums, Verdict};
 
 use chain::Chain;
+use extent::Extent;
 use folder::{Folder, Met, Place};
 use head::Head;
 use name::{DigestName, Kind};
 use queue::Queue;
 use report::FINDINGS_MAX;
-use sweep::Extent;
 
 use crate::keys::public::PublicKeys;
 
@@ -168,7 +173,9 @@ impl Run<'_> {
         let keys = self.options.keys;
         let mut named: Vec<u128> = Vec::new();
         let mut found = Vec::new();
-        for (place, name) in digests {
+        let mut known: BTreeSet<Place> = digests.iter().map(|(place, _)| place.clone()).collect();
+        let mut digests = digests;
+        while let Some((place, name)) = digests.pop() {
             named.push(place_hash(&place.bucket, &place.object));
             named.push(place_hash(&place.bucket, &note_object(&place.object)));
             let mut one = read::read(&self.folder, keys, place, name)?;
@@ -177,6 +184,7 @@ impl Run<'_> {
                 && body.is_at(&one.place)
             {
                 self.queue_files(&mut body.digest, queue)?;
+                digests.extend(self.unseen(&body.digest, &mut known)?);
             }
             found.push(one);
         }
@@ -201,7 +209,7 @@ impl Run<'_> {
         }
         if let Some(mut report) = chain.report() {
             report.root = note::newest(&roots, &chain);
-            sweep::check_heads(&mut state, self.options.heads, &report, &chain, &roots);
+            head::check_heads(&mut state, self.options.heads, &report, &chain, &roots);
             state.heads.push(Head {
                 origin: report.origin.clone(),
                 sequence: report.sequence,
@@ -213,6 +221,20 @@ impl Run<'_> {
         }
         state.extents.push(Extent::of(&chain, buckets));
         Ok(())
+    }
+
+    /// The digest before one, where it is there and was not listed: it came while the folder was.
+    fn unseen(
+        &self,
+        digest: &Digest,
+        known: &mut BTreeSet<Place>,
+    ) -> io::Result<Option<(Place, DigestName)>> {
+        let place = Place::new(&digest.previous_digest_bucket, &digest.previous_digest_object);
+        if digest.starting || !known.insert(place.clone()) {
+            return Ok(None);
+        }
+        let Kind::Digest(name) = name::kind(&place) else { return Ok(None) };
+        Ok(self.folder.small(&place)?.map(|_| (place, name)))
     }
 
     /// Queues the files of a digest that holds; their list is not needed afterwards.
@@ -255,8 +277,7 @@ impl Run<'_> {
         let Options { target, keys, keys_from, deep, heads, now_ms, .. } = self.options;
         let mut state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         sweep::sweep(&self.folder, &mut state, *now_ms)?;
-        sweep::check_tails(&mut state);
-        sweep::check_lost(&mut state, *heads);
+        head::check_lost(&mut state, *heads);
         let State { findings, omitted, mut report, heads: seen, .. } = state;
         report.chains.sort_by(|one, other| one.origin.cmp(&other.origin));
         report.ok = findings.is_empty() && omitted == 0;

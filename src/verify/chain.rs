@@ -30,6 +30,8 @@ pub(super) struct Chain {
     pub(super) damaged: Vec<(Millis, Millis)>,
     /// How many digests from the first one on have no gap among them.
     pub(super) unbroken: usize,
+    /// The note of the newest digest, where it is not there.
+    pub(super) unnoted: Option<String>,
 }
 
 impl Chain {

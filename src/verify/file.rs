@@ -37,7 +37,7 @@ pub(super) fn check(
         let text = format!("has {length} bytes, the digest says {}", listed.bytes);
         return Ok(vec![(Verdict::Changed, text)]);
     }
-    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; READ_BYTES]);
+    let (mut hasher, mut buffer) = (Sha256::new(), buffer(length));
     let mut content = opened.reader()?;
     loop {
         let count = content.read(&mut buffer)?;
@@ -60,6 +60,12 @@ pub(super) fn check(
         wrong.push((Verdict::Changed, text));
     }
     Ok(wrong)
+}
+
+/// Room to read so many bytes at one time, and to see that there are no more.
+fn buffer(bytes: u64) -> Vec<u8> {
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).saturating_add(1);
+    vec![0; bytes.min(READ_BYTES)]
 }
 
 /// Whether the metadata beside a file say what the digest says.
@@ -95,7 +101,7 @@ fn deeply(opened: &Opened, place: &Place, listed: &LogFile) -> io::Result<Option
     };
     let bound = listed.raw_bytes.saturating_add(EXCESS_BYTES_MAX);
     let mut splitter = Splitter::default();
-    let (mut reader, mut buffer) = (reader.take(bound), vec![0; READ_BYTES]);
+    let (mut reader, mut buffer) = (reader.take(bound), buffer(bound));
     let mut content = Sha256::new();
     loop {
         let count = match reader.read(&mut buffer) {

@@ -16,6 +16,10 @@ use trailproof_topology::input::Millis;
 use trailproof_topology::merkle::Hash;
 use trailproof_topology::note::{Checkpoint, Note};
 
+use super::State;
+use super::chain::Chain;
+use super::report::{ChainReport, Verdict};
+
 /// Member `version` of [`Heads`].
 const VERSION: &str = "trailproof/heads/v1";
 
@@ -123,4 +127,45 @@ fn parse(text: &str) -> Option<Heads> {
         .collect();
     let heads = heads.filter(|heads| !heads.is_empty())?;
     Some(Heads { foreign: true, ..Heads::new(heads) })
+}
+
+/// Compares a chain with the head that was kept of it.
+pub(super) fn check_heads(
+    state: &mut State,
+    heads: Option<&Heads>,
+    report: &ChainReport,
+    chain: &Chain,
+    roots: &[Hash],
+) {
+    let known = heads.iter().flat_map(|heads| &heads.heads);
+    for head in known.filter(|head| head.origin == report.origin) {
+        let at = usize::try_from(head.sequence).unwrap_or(usize::MAX);
+        let begins_ms = chain.digests.first().map(|(_, body)| body.digest.interval_start_ms);
+        let restarted =
+            head.interval_end_ms.zip(begins_ms).is_some_and(|(known, new)| new >= known)
+                && chain.digests.first().is_some_and(|(_, body)| body.digest.begins());
+        let (verdict, text) = if restarted {
+            let text = "begins after the head that was kept of it";
+            (Verdict::ReStartedChain, text.to_owned())
+        } else if report.sequence < head.sequence {
+            let text = format!("ends at {}, its head was at {}", report.sequence, head.sequence);
+            (Verdict::TruncatedTail, text)
+        } else if roots.get(at).is_some_and(|root| head.root() != Some(*root)) {
+            let text = format!("its root at {} is not the one that was kept", head.sequence);
+            (Verdict::Fork, text)
+        } else {
+            continue;
+        };
+        state.find(verdict, report.origin.clone(), text);
+    }
+}
+
+/// Names chains that are known by a head and gone.
+pub(super) fn check_lost(state: &mut State, heads: Option<&Heads>) {
+    for head in heads.iter().flat_map(|heads| &heads.heads) {
+        if !state.report.chains.iter().any(|chain| chain.origin == head.origin) {
+            let text = format!("its head was at {}, and no digest is left", head.sequence);
+            state.find(Verdict::WipedChain, head.origin.clone(), text);
+        }
+    }
 }

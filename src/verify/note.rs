@@ -22,7 +22,8 @@ pub(super) fn root_beside(folder: &Folder<'_>, keys: &PublicKeys, place: &Place)
     Checkpoint::parse(&note.text).ok().filter(|_| signed).map(|checkpoint| checkpoint.root)
 }
 
-/// Checks the note of every digest; the roots of the chain by size, as far as it is unbroken.
+/// Checks the note of every digest; the roots of the chain by size, as far as it is unbroken. The
+/// newest digest may be there before its note.
 pub(super) fn check(
     folder: &Folder<'_>,
     keys: &PublicKeys,
@@ -37,10 +38,14 @@ pub(super) fn check(
         tree.push(body.leaf);
         roots.push(tree.root());
     }
-    let mut wrong = Vec::new();
+    let (mut wrong, mut unnoted) = (Vec::new(), None);
     for (at, (place, body)) in chain.digests.iter().enumerate() {
         let note = Place::new(&place.bucket, &note_object(&place.object));
         let Some((text, _)) = folder.small(&note)? else {
+            if at + 1 == chain.digests.len() {
+                unnoted = Some(note.to_string());
+                continue;
+            }
             wrong.push((Verdict::Missing, note.to_string(), "the digest has no note".to_owned()));
             continue;
         };
@@ -49,6 +54,7 @@ pub(super) fn check(
         }
     }
     chain.wrong.append(&mut wrong);
+    chain.unnoted = unnoted;
     Ok(roots)
 }
 

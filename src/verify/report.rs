@@ -202,12 +202,13 @@ pub struct Report {
     pub bytes: u64,
     /// Traces in the files that were checked.
     pub traces: u64,
-    /// Objects newer than the last digest, waiting for theirs.
+    /// Objects newer than the last digest, waiting for theirs; and the note of a newest digest
+    /// that is not there yet.
     pub pending: u64,
     /// Files that cannot be proven because their digest is missing or damaged.
     pub unproven: u64,
-    /// Files written after the ending digest of their tracker.
-    pub after_end: u64,
+    /// Files written while their tracker was not verified.
+    pub uncovered: u64,
     /// What the caller should know besides.
     pub notes: Vec<String>,
 }
@@ -253,7 +254,7 @@ impl Report {
         for (count, what) in [
             (self.pending, "newer than the last digest, which will list them: not proven yet"),
             (self.unproven, "of intervals whose digest is missing or damaged: not proven"),
-            (self.after_end, "written after verification of their tracker ended: not covered"),
+            (self.uncovered, "written while their tracker was not verified: not covered"),
         ] {
             if count > 0 {
                 writeln!(out, "{count} objects {what}")?;
@@ -261,6 +262,9 @@ impl Report {
         }
         let findings = self.findings.len() as u64 + self.findings_omitted;
         match (self.ok, findings) {
+            (true, _) if self.digests == 0 => {
+                writeln!(out, "NOTHING PROVEN: {} has no digest yet", self.folder)
+            }
             (true, _) => {
                 let lost: u64 = self.chains.iter().map(|chain| chain.sums.lost).sum();
                 write!(out, "OK: {} is whole and unchanged", self.folder)?;

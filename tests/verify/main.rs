@@ -6,6 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod archive;
+mod moments;
+mod schedule;
+mod shelf;
+mod story;
 mod tampered_files;
 mod tampers;
 
@@ -40,7 +44,7 @@ fn clean_archives_raise_no_alarm() {
         check(&format!("seed {seed}"), &report, &[]);
         assert_eq!(report.chains.len(), 4);
         assert!(report.chains.iter().all(|chain| !chain.root.is_empty()));
-        let waiting = report.pending + report.after_end;
+        let waiting = report.pending + report.uncovered;
         assert!(tail > 0 || stops || waiting == 0, "seed {seed}: {waiting} objects wait");
         assert_eq!(report.unproven, 0);
         let ledger = report.chains.iter().find(|chain| chain.tracker == "_ledger").unwrap();
