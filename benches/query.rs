@@ -242,7 +242,7 @@ fn counts() -> Vec<Case> {
                 let services = Test::Equals(vec!["ECS".to_owned(), "OBS".to_owned()]);
                 let users = Test::Begins(vec!["user-00".to_owned()]);
                 count(with(vec![
-                    Predicate::new(Attribute::ServiceType, services).not(),
+                    !Predicate::new(Attribute::ServiceType, services),
                     Predicate::new(Attribute::User, users),
                 ]))
             }),
@@ -252,7 +252,7 @@ fn counts() -> Vec<Case> {
             (|random| {
                 let mut text = || Text::new(&format!("NAME-{}", random.below(NAMES)));
                 let test = Test::Contains((0..4).map(|_| text()).collect());
-                count(with(vec![Predicate::new(Attribute::ResourceName, test).not()]))
+                count(with(vec![!Predicate::new(Attribute::ResourceName, test)]))
             }),
         ),
         (

@@ -247,7 +247,7 @@ fn stage(log: &MemoryLog, accounts: u64, compression: Compression) -> Cost {
     let mut files = 0;
     loop {
         let delivered = outbox.step(Lane::Objects).expect("nothing fails here");
-        files += delivered.objects;
+        files += delivered.files;
         if delivered.effects == 0 {
             break;
         }

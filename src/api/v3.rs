@@ -121,7 +121,7 @@ fn of_project(account: &Account, project: &str) -> Option<Predicate> {
         return Some(Predicate::is(attribute, project));
     }
     let ids = || others.iter().map(|other| other.id.clone()).collect();
-    (!others.is_empty()).then(|| Predicate::new(attribute, Test::Equals(ids())).not())
+    (!others.is_empty()).then(|| !Predicate::new(attribute, Test::Equals(ids())))
 }
 
 /// `from` and `to`, both exclusive.

@@ -89,16 +89,19 @@ impl Predicate {
         Self::new(attribute, Test::Equals(vec![value.to_owned()]))
     }
 
-    /// The opposite.
-    #[must_use]
-    pub fn not(self) -> Self {
-        Self { negate: !self.negate, ..self }
-    }
-
     /// Whether a value, as it is indexed, or its absence meets the predicate.
     #[must_use]
     pub fn matches(&self, value: Option<&[u8]>) -> bool {
         value.is_some_and(|value| self.test.passes(value)) != self.negate
+    }
+}
+
+/// The opposite.
+impl std::ops::Not for Predicate {
+    type Output = Self;
+
+    fn not(self) -> Self {
+        Self { negate: !self.negate, ..self }
     }
 }
 

@@ -54,7 +54,7 @@ impl Condition {
             Kind::Contains => Test::Contains(values.iter().map(|own| Text::new(own)).collect()),
         };
         let predicate = Predicate::new(self.attribute, test);
-        if self.negate { predicate.not() } else { predicate }
+        if self.negate { !predicate } else { predicate }
     }
 
     fn holds(&self, made: &Made) -> bool {
@@ -293,7 +293,7 @@ fn pages_give_every_trace_once_while_new_ones_arrive() {
         let order = *random.pick(&[Order::Newest, Order::Oldest]);
         let mut query = Query::newest(TRACKERS.to_vec(), 1 + random.below(60) as usize);
         query.order = order;
-        query.predicates.push(Predicate::is(Attribute::ServiceType, "ECS").not());
+        query.predicates.push(!Predicate::is(Attribute::ServiceType, "ECS"));
         let mut seen: Vec<Cursor> = Vec::new();
         loop {
             let answer = world.ask(&query);
