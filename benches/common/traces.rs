@@ -45,9 +45,10 @@ const NOUNS: [&str; 10] = [
     "Server", "Volume", "Bucket", "Policy", "User", "Network", "Subnet", "Key", "Topic", "Cluster",
 ];
 
-/// Appends one trace of about 790 bytes, without a line end.
-pub(crate) fn trace(random: &mut Random, accounts: u64, time_ms: i64, out: &mut Vec<u8>) {
-    let owner = account(2 + random.skewed(accounts));
+/// Appends one trace of about 790 bytes, without a line end; answers the number of its account.
+pub(crate) fn trace(random: &mut Random, accounts: u64, time_ms: i64, out: &mut Vec<u8>) -> u64 {
+    let number = 2 + random.skewed(accounts);
+    let owner = account(number);
     let service = SERVICES[random.skewed(12) as usize];
     let (verb, noun) = (VERBS[random.skewed(8) as usize], NOUNS[random.below(10) as usize]);
     let user = random.skewed(2_000);
@@ -95,6 +96,7 @@ pub(crate) fn trace(random: &mut Random, accounts: u64, time_ms: i64, out: &mut 
     )
     .expect("writing to a string cannot fail");
     out.extend_from_slice(text.as_bytes());
+    number
 }
 
 /// CPU time of this process so far, all threads, in microseconds.

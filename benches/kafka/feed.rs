@@ -36,19 +36,23 @@ impl Feed {
         Self { producer, random: Random(1), text: Vec::new(), accounts, partitions, sent: 0 }
     }
 
-    /// Sends one generated trace.
+    /// Sends one generated trace. Producers of many accounts key by account, as recommended.
     pub(crate) fn send(&mut self) {
         self.text.clear();
         let time_ms = 1_760_000_000_000 + self.sent as i64;
-        trace(&mut self.random, self.accounts, time_ms, &mut self.text);
+        let account = trace(&mut self.random, self.accounts, time_ms, &mut self.text);
         let text = std::mem::take(&mut self.text);
-        self.send_text(&text);
+        let key = if self.accounts > 1 { account } else { self.sent };
+        self.send_to((key % self.partitions as u64) as i32, &text);
         self.text = text;
     }
 
-    /// Sends this trace.
+    /// Sends this trace into the next partition.
     pub(crate) fn send_text(&mut self, text: &[u8]) {
-        let partition = (self.sent % self.partitions as u64) as i32;
+        self.send_to((self.sent % self.partitions as u64) as i32, text);
+    }
+
+    fn send_to(&mut self, partition: i32, text: &[u8]) {
         self.sent += 1;
         let mut record = BaseRecord::<(), [u8]>::to(TOPIC).payload(text).partition(partition);
         loop {
