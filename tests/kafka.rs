@@ -14,6 +14,8 @@ mod members;
 mod namesake;
 #[path = "kafka/reading.rs"]
 mod reading;
+#[path = "kafka/secured.rs"]
+mod secured;
 #[path = "kafka/support.rs"]
 mod support;
 #[path = "kafka/topics.rs"]

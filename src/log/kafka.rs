@@ -3,7 +3,7 @@
 //! | what | client |
 //! | --- | --- |
 //! | [`PartitionReader`](reader) | a plain consumer for each partition, placed from the state |
-//! | [`publisher`] | a transactional producer for each owner; [`settle`] makes sure how its last transaction ended |
+//! | [`publisher`], [`settle`] | a transactional producer for each owner |
 //! | [`member`], [`rebalance`] | one consumer that only takes part in the group |
 //! | [`appender`] | one idempotent producer: traces over HTTP, ticks |
 //! | [`read`](mod@read) | consumers for operators and the catalog |
@@ -202,12 +202,12 @@ impl KafkaLog {
             return Err(Error::Refused(texts.join("; ")));
         }
         let health = Arc::new(Health::default());
-        let layout = topics::prepare(&options, &health)?;
-        let options = Arc::new(options);
-        let group = options
+        let group: BaseConsumer<Watch> = options
             .reader()
             .create_with_context(Watch(Arc::clone(&health)))
-            .map_err(|error| unavailable("making a reader", &error))?;
+            .map_err(|error| Error::Refused(format!("kafka: the options: {error}")))?;
+        let layout = topics::prepare(&options, &health, &group)?;
+        let options = Arc::new(options);
         let cluster = Arc::new(Cluster {
             time: BrokerTime::new(clock),
             appender: Appender::new(&options, Arc::clone(&health))?,

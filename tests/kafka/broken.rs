@@ -1,4 +1,4 @@
-//! A broker that dies in mid-transaction forgets how the transaction ended. Readers must not notice.
+//! A broker that dies in mid-transaction forgets how it ended. Readers must not notice.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};

@@ -30,15 +30,27 @@ pub(crate) struct Server {
 
 impl Server {
     fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let sockets = [0, 0].map(|port| std::net::TcpListener::bind(("127.0.0.1", port)).unwrap());
-        let ports = sockets.map(|socket| socket.local_addr().unwrap().port());
-        let run = RwLock::new(launch(&folder, ports));
+        Self::start_with(tempfile::tempdir().unwrap(), free_ports(), &[], "")
+    }
+
+    /// Starts one with more properties, and a user (see `.ci/kafka`). It cannot be restarted.
+    pub(crate) fn start_with(
+        folder: TempDir,
+        ports: [u16; 2],
+        properties: &[String],
+        user: &str,
+    ) -> Self {
+        let run = RwLock::new(launch(&folder, ports, properties, user));
         Self { folder, ports, run }
     }
 
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.ports[0])
+    }
+
+    /// A file in the broker's folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// Sends a signal to the broker itself.
@@ -56,17 +68,25 @@ impl Server {
 
     /// Starts the broker again, on the same ports and data.
     pub(crate) fn restart(&self) {
-        *self.run.write().unwrap() = launch(&self.folder, self.ports);
+        *self.run.write().unwrap() = launch(&self.folder, self.ports, &[], "");
     }
 }
 
+/// Ports that nobody listens at.
+pub(crate) fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
+    let sockets = [0; COUNT].map(|port| std::net::TcpListener::bind(("127.0.0.1", port)).unwrap());
+    sockets.map(|socket| socket.local_addr().unwrap().port())
+}
+
 /// Starts a broker, and returns once it listens.
-fn launch(folder: &TempDir, ports: [u16; 2]) -> Child {
+fn launch(folder: &TempDir, ports: [u16; 2], properties: &[String], user: &str) -> Child {
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".ci/kafka");
     let mut run = Command::new(script)
         .arg("run")
         .arg(folder.path())
         .args(ports.map(|port| port.to_string()))
+        .args(properties)
+        .env("KAFKA_SCRAM", user)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

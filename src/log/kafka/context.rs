@@ -15,12 +15,28 @@ use crate::log::Error;
 #[derive(Debug, Default)]
 pub(super) struct Health {
     down: Mutex<Option<String>>,
+    /// What the last connection that broke broke at.
+    broken: Mutex<Option<String>>,
 }
 
 impl Health {
     /// Why no broker can be reached; `None` while one can.
     pub(super) fn trouble(&self) -> Option<String> {
         self.down.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why the last connection broke, such as a wrong password; for a call that knows no more than
+    /// that time is up.
+    pub(super) fn last_break(&self) -> Option<String> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_break(&self, facility: &str, line: &str) {
+        if facility == "FAIL" {
+            // The thread's name in front says nothing to anybody.
+            let why = line.split_once("]: ").map_or(line, |(_, why)| why);
+            *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
+        }
     }
 
     /// Notes that a broker answered.
@@ -52,6 +68,7 @@ pub(super) struct Watch(pub(super) Arc<Health>);
 
 impl ClientContext for Watch {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.0.note_break(facility, line);
         log_line(level, facility, line);
     }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
 };
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::metadata::Metadata;
 use trailproof_topology::effect::Topic;
@@ -25,6 +26,9 @@ const ANSWER_WAIT: Duration = Duration::from_secs(15);
 
 /// How long a new topic may take to be known.
 const CREATE_WAIT: Duration = Duration::from_secs(20);
+
+/// Errors and log lines that are looked through for a reason.
+const TOLD_MAX: usize = 100;
 
 /// Greatest batch of the topics that Trailproof alone writes.
 const OWN_BYTES_MAX: u64 = 24 << 20;
@@ -63,19 +67,23 @@ impl Layout {
 /// # Errors
 /// [`Error::Refused`]: all that is wrong with them, and the commands that mend it.
 /// [`Error::Unavailable`] (later).
-pub(super) fn prepare(options: &Options, health: &Arc<Health>) -> Result<Layout, Error> {
+pub(super) fn prepare(
+    options: &Options,
+    health: &Arc<Health>,
+    client: &BaseConsumer<Watch>,
+) -> Result<Layout, Error> {
     let admin: AdminClient<Watch> = options
         .admin()
         .create_with_context(Watch(Arc::clone(health)))
         .map_err(|error| Error::Refused(format!("kafka: the options: {error}")))?;
     let names = Names::new(options);
-    let found = partitions(&names, &metadata(&admin)?);
+    let found = partitions(&names, &metadata(client)?);
     let missing: Vec<Topic> =
         Topic::ALL.into_iter().filter(|topic| !found.contains_key(topic)).collect();
     if !missing.is_empty() {
         create(&admin, options, &missing)?;
     }
-    let metadata = await_topics(&names, &admin)?;
+    let metadata = await_topics(&names, client)?;
     let found = partitions(&names, &metadata);
     let mut wrong = Wrong { names: &names, brokers: &options.brokers, texts: Vec::new() };
     let mut layout = Layout { partitions: found.clone(), traces_bytes_max: 0 };
@@ -97,11 +105,19 @@ pub(super) fn prepare(options: &Options, health: &Arc<Health>) -> Result<Layout,
     if wrong.texts.is_empty() { Ok(layout) } else { Err(Error::Refused(wrong.texts.join("; "))) }
 }
 
-fn metadata(admin: &AdminClient<Watch>) -> Result<Metadata, Error> {
-    admin
-        .inner()
-        .fetch_metadata(None, ANSWER_WAIT)
-        .map_err(|error| unavailable("asking for the topics", &error))
+fn metadata(client: &BaseConsumer<Watch>) -> Result<Metadata, Error> {
+    client.fetch_metadata(None, ANSWER_WAIT).map_err(|error| {
+        // The call only knows that time is up; what is wrong with host or password is told apart.
+        for _ in 0..TOLD_MAX {
+            if client.poll(Duration::ZERO).is_none() {
+                break;
+            }
+        }
+        match client.context().0.last_break() {
+            Some(why) => Error::Unavailable(format!("kafka: {why}")),
+            None => unavailable("asking for the topics", &error),
+        }
+    })
 }
 
 fn partitions(names: &Names, metadata: &Metadata) -> BTreeMap<Topic, u32> {
@@ -114,10 +130,10 @@ fn partitions(names: &Names, metadata: &Metadata) -> BTreeMap<Topic, u32> {
 }
 
 /// The metadata once every topic has all its leaders.
-fn await_topics(names: &Names, admin: &AdminClient<Watch>) -> Result<Metadata, Error> {
+fn await_topics(names: &Names, client: &BaseConsumer<Watch>) -> Result<Metadata, Error> {
     let until = Instant::now() + CREATE_WAIT;
     loop {
-        let metadata = metadata(admin)?;
+        let metadata = metadata(client)?;
         let ready = |topic: Topic| {
             let found = metadata.topics().iter().find(|one| one.name() == names.of(topic));
             found.is_some_and(|one| {
