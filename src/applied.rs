@@ -5,7 +5,7 @@
 //! that state ends; anything else is an error that says what to do, never a skipped record.
 
 use sha2::{Digest as _, Sha256};
-use trailproof_topology::effect::{LANES, Topic};
+use trailproof_topology::effect::{LANES, Lane, Topic};
 use trailproof_topology::input::{Millis, Offset, Position};
 use trailproof_topology::key::{self, Table};
 use trailproof_topology::state::Rows;
@@ -147,10 +147,31 @@ pub fn check<R: Rows<Error = store::Error>>(
             name(),
         ));
     }
-    let Some(row) = rows.get(&key::single(Table::Applied))? else { return Ok(None) };
+    compare_last(rows, broker, (topic, partition), bounds.start)?;
+    if let Some(lane) = forgotten(rows, &position, lanes)? {
+        return diverged(format!(
+            "of {} the log says that {} effects of lane {lane:?} were published, and the state that \
+             more were: the group's offset is another group's, or was forgotten while nobody was in \
+             the group (offsets.retention.minutes). Set kafka.group to the group it was; or begin \
+             anew, with a new kafka.group, an empty data folder and new buckets",
+            name(),
+            lanes[lane as usize]
+        ));
+    }
+    Ok(None)
+}
+
+/// Checks that the log holds the last applied record, unless it has passed out of it.
+fn compare_last<R: Rows<Error = store::Error>>(
+    rows: &R,
+    broker: &dyn Broker,
+    (topic, partition): (Topic, u32),
+    start: Offset,
+) -> Result<(), Error> {
+    let Some(row) = rows.get(&key::single(Table::Applied))? else { return Ok(()) };
     let Some(applied) = Applied::decode(&row) else { return Err(damaged("applied")) };
-    if applied.offset < bounds.start {
-        return Ok(None);
+    if applied.offset < start {
+        return Ok(());
     }
     let limits = ReadLimits { records: 1, bytes: 1 };
     let found = broker.read(topic, partition, applied.offset, limits)?;
@@ -158,14 +179,31 @@ pub fn check<R: Rows<Error = store::Error>>(
         .first()
         .map(|record| Applied::new(record.offset, record.append_time_ms, &record.value));
     if found == Some(applied) {
-        return Ok(None);
+        return Ok(());
     }
-    diverged(format!(
+    Err(log::Error::Diverged(format!(
         "topic {}, partition {partition}, was recreated or truncated: offset {} holds another \
          record than was applied. {REMEDY}",
         topic.name(),
         applied.offset
     ))
+    .into())
+}
+
+/// A lane whose next effect, by the log, is one that the state has dropped as published.
+fn forgotten<R: Rows<Error = store::Error>>(
+    rows: &R,
+    position: &Position,
+    lanes: [u64; LANES],
+) -> Result<Option<Lane>, Error> {
+    for lane in Lane::ALL {
+        let next = lanes[lane as usize];
+        let known = position.lane_next[lane as usize] > next;
+        if known && rows.get(&key::outbox(lane, next))?.is_none() {
+            return Ok(Some(lane));
+        }
+    }
+    Ok(None)
 }
 
 fn position<R: Rows<Error = store::Error>>(rows: &R) -> Result<Position, Error> {

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use trailproof::api::backend::Backend as _;
 use trailproof::applied::Gap;
 use trailproof::engine::Engine;
+use trailproof::log::broker::{Broker, Owner};
 use trailproof::object::{self, Metadata, ObjectStore, Put};
-use trailproof_topology::effect::Topic;
+use trailproof_topology::effect::{LANES, Topic};
 use world::{PARTITIONS, World, until, viewed};
 
 /// Every input partition.
@@ -275,4 +276,24 @@ fn records_gone_before_they_were_applied_stop_their_partition() {
     world.pass_cycles(3);
     until("the loss is told", || world.lost() == start - 6);
     engine.stop().unwrap();
+}
+
+#[test]
+fn a_group_that_forgot_what_was_published_stops_its_partition() {
+    let mut world = World::new();
+    let traces = [(Topic::Traces, 0)];
+    let engine = world.start(0);
+    world.hub.give(0, &traces);
+    world.append(5);
+    until("the notifications", || world.notified().len() == 5);
+    engine.stop().unwrap();
+    let mut publisher = Broker::publisher(&world.hub.log, Owner::Record(0)).unwrap();
+    publisher.publish(&[], [0; LANES], 0).unwrap();
+    let engine = world.start(0);
+    world.hub.give(0, &traces);
+    let text = problem(&engine);
+    assert!(text.contains("0 effects of lane Notify were published"), "{text}");
+    assert!(text.contains("kafka.group"), "{text}");
+    drop(engine);
+    assert_eq!(world.notified().values().sum::<u32>(), 5, "nothing is said again");
 }
