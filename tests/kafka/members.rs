@@ -10,13 +10,14 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use trailproof::log::Error;
 use trailproof::log::broker::{Broker, Membership, Owner, Partitions};
-use trailproof::log::kafka::{KafkaLog, Options};
+use trailproof::log::kafka::{KafkaLog, Options, Step};
+use trailproof::log::{Error, Publisher as _};
 use trailproof_topology::effect::Topic;
 
 use crate::log::record;
 use crate::support::{connect, options, shared, until};
+use crate::transactions::{await_heard, once_after, said, say};
 
 /// Names the group to the process of [`a_member_in_a_process_of_its_own`].
 const CHILD: &str = "TRAILPROOF_TEST_KAFKA_MEMBER";
@@ -133,6 +134,38 @@ fn stale_owner_publishes_nothing(old: &KafkaLog, new: &KafkaLog, moved: (Topic, 
     until("publish", || current.publish(&value("current"), [0, 1], 1).ok());
     assert_eq!(current.committed().unwrap(), [0, 1]);
     assert!(stale.committed().is_err());
+}
+
+/// All partitions move while their old owner is between the offsets and the commit.
+#[test]
+fn a_rebalance_in_mid_transaction_says_everything_once() {
+    let (server, _guard) = shared();
+    let options = options(server);
+    let (one, two) = (connect(&options), Arc::new(connect(&sibling(&options, "b"))));
+    let told = Told3::default();
+    let first = join(&one, "a", &told);
+    until("all partitions", || (held(&told, "a").len() == 3).then_some(()));
+    let second = Arc::new(Mutex::new(None));
+    let rebalance = {
+        let (first, second) = (Mutex::new(Some(first)), Arc::clone(&second));
+        let (two, told) = (Arc::clone(&two), Arc::clone(&told));
+        move || {
+            let member = join(&two, "b", &told);
+            until("share", || (!held(&told, "b").is_empty()).then_some(()));
+            drop(first.lock().unwrap().take());
+            until("all partitions", || (held(&told, "b").len() == 3).then_some(()));
+            let heir = until("heir", || two.publisher(Owner::Record(0)).ok());
+            *second.lock().unwrap() = Some((member, heir));
+        }
+    };
+    let crash = once_after(Step::OffsetsSent, rebalance, false);
+    let mut old = one.kafka_publisher(Owner::Record(0)).unwrap().crashing(crash);
+    let fenced = old.publish(&said("one"), [0, 1], 1).unwrap_err();
+    assert!(matches!(fenced, Error::Fenced(_)), "{fenced}");
+    let (_member, mut heir) = second.lock().unwrap().take().unwrap();
+    assert_eq!(heir.committed().unwrap(), [0, 0]);
+    say(&two, &mut *heir, &["one", "two"]);
+    assert_eq!(await_heard(&two, 2), ["one", "two"]);
 }
 
 /// Whatever a member has read through its own readers: nothing comes through the membership.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
 use trailproof::log::broker::{Broker, Owner};
@@ -156,4 +156,29 @@ fn a_record_of_others_is_taken_as_it_is() {
     let first = batch.iter().next().unwrap();
     assert_eq!(first.kind, Kind::Data);
     assert!((first.append_time_ms - clock::now_ms()).abs() < 60_000, "not the broker's time");
+}
+
+/// Records from before the topic was set right: their time is their producer's word.
+#[test]
+fn a_record_with_its_producers_time_stops_the_reader() {
+    let (server, _guard) = shared();
+    let options = options(server);
+    let name = options.topic(Topic::Traces);
+    let topic = NewTopic::new(&name, 2, TopicReplication::Fixed(1)).set("retention.ms", "-1");
+    wait(admin(server).create_topics([&topic], &AdminOptions::new())).unwrap()[0].clone().unwrap();
+    let producer: BaseProducer = client(server).create().unwrap();
+    let old: BaseRecord<'_, str, str> =
+        BaseRecord::to(&name).partition(0).payload("v").timestamp(1);
+    producer.send(old).unwrap();
+    producer.flush(Duration::from_secs(20)).unwrap();
+    let right = AlterConfig::new(ResourceSpecifier::Topic(&name))
+        .set("message.timestamp.type", "LogAppendTime")
+        .set("retention.ms", "-1");
+    let altered = wait(admin(server).alter_configs([&right], &AdminOptions::new())).unwrap();
+    assert!(altered[0].is_ok(), "{altered:?}");
+    let log = connect(&options);
+    let error = trouble(&mut *log.reader(Topic::Traces, 0).unwrap(), 0);
+    assert_eq!(error.retry(), Retry::Never);
+    let text = error.to_string();
+    assert!(text.contains("record 0") && text.contains("kafka-delete-records.sh"), "{text}");
 }
