@@ -150,10 +150,10 @@ pub fn check<R: Rows<Error = store::Error>>(
     compare_last(rows, broker, (topic, partition), bounds.start)?;
     if let Some(lane) = forgotten(rows, &position, lanes)? {
         return diverged(format!(
-            "of {} the log says that {} effects of lane {lane:?} were published, and the state that \
-             more were: the group's offset is another group's, or was forgotten while nobody was in \
-             the group (offsets.retention.minutes). Set kafka.group to the group it was; or begin \
-             anew, with a new kafka.group, an empty data folder and new buckets",
+            "of {} the log says that {} effects of lane {lane:?} were published, and the state \
+             that more were: the group's offset is another group's, or was forgotten while nobody \
+             was in the group (offsets.retention.minutes). Set kafka.group to the group it was; or \
+             begin anew, with a new kafka.group, an empty data folder and new buckets",
             name(),
             lanes[lane as usize]
         ));

@@ -49,7 +49,7 @@ fn letter(topic: Topic) -> char {
     }
 }
 
-/// Bytes of the longest text: of a transaction that reaches all partitions which one lane writes to.
+/// Bytes of the longest text: its transaction reaches all partitions that one lane writes to.
 pub(super) fn text_bytes_max(partitions: impl Fn(Topic) -> u32) -> u64 {
     let objects = partitions(Topic::Files) + partitions(Topic::Checkpoints);
     let notify = partitions(Topic::Notifications) + partitions(Topic::DeadLetters);
