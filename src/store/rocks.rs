@@ -40,16 +40,16 @@ pub struct Options {
     /// Block cache and write buffers, shared by all stores of the process.
     pub memory: MemoryBudget,
     /// Bytes of memtables after which this store flushes: about what a restart replays. The sum
-    /// over all stores may be more than [`MemoryBudget::write_buffer_bytes`], which bounds what they
-    /// hold together.
+    /// over all stores may be more than [`MemoryBudget::write_buffer_bytes`], which bounds what
+    /// they hold together.
     pub write_buffer_bytes: usize,
     /// Files that RocksDB keeps open.
     pub open_files_max: i32,
 }
 
 impl Options {
-    /// The options of one of `stores` stores that share `memory`: half more than an even part of its
-    /// write buffers, because on average they are half full; 256 open files.
+    /// The options of one of `stores` stores that share `memory`: half more than an even part of
+    /// its write buffers, because on average they are half full; 256 open files.
     #[must_use]
     pub fn new(memory: MemoryBudget, stores: usize) -> Self {
         let part = memory.write_buffer_bytes() / stores.max(1);

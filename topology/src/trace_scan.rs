@@ -15,8 +15,8 @@ use crate::trace_members::{AnyUser, Maybe, Members, Scalar, Text, Time, User};
 /// Nesting of skipped values that is followed here; serde's own bound is a little higher.
 const DEPTH_MAX: u32 = 100;
 
-/// Reads the members of a trace into `members`, which has none; `None` where the text has to be read
-/// by the general parser, and `members` is of no use.
+/// Reads the members of a trace into `members`, which has none; `None` where the text has to be
+/// read by the general parser, and `members` is of no use.
 pub(crate) fn read<'a>(text: &'a str, members: &mut Members<'a>) -> Option<()> {
     let mut scan = Scan { text, bytes: text.as_bytes(), at: 0 };
     scan.trace(members)?;
