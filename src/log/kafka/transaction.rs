@@ -44,8 +44,8 @@ const FLUSH_BUDGET: Duration = Duration::from_secs(20);
 /// How long a commit or an abort is called again.
 const END_BUDGET: Duration = Duration::from_secs(30);
 
-/// How long one poll for reports takes; it does not return before that.
-const REPORT_POLL: Duration = Duration::from_millis(1);
+/// Pause between two looks for reports.
+const REPORT_PAUSE: Duration = Duration::from_micros(500);
 
 /// Header of every record of a transaction: the id of the producer that wrote it.
 pub(super) const PRODUCER: &str = "trailproof-producer";
@@ -247,7 +247,7 @@ impl Transactional {
             message = back;
             match error.rdkafka_error_code() {
                 Some(Code::QueueFull) if Instant::now() < until => {
-                    self.producer.poll(REPORT_POLL);
+                    self.take_reports();
                 }
                 Some(Code::MessageSizeTooLarge) => {
                     let bytes = record.value.len();
@@ -269,7 +269,7 @@ impl Transactional {
             if Instant::now() >= until {
                 return Err(self.abort(Trouble::Aborted("records were not written".to_owned())));
             }
-            self.producer.poll(REPORT_POLL);
+            self.take_reports();
         }
         let Reports { failed, written } = self.producer.context().take();
         let unknown = || "not every record was reported".to_owned();
@@ -345,7 +345,7 @@ impl Transactional {
             match self.producer.abort_transaction(CALL_WAIT) {
                 Ok(()) => return after,
                 Err(error) if retriable(&error) && Instant::now() < until => {
-                    self.producer.poll(REPORT_POLL);
+                    self.take_reports();
                 }
                 Err(error) => {
                     let why = format!("{after:?}, and it cannot be aborted: {}", text(&error));
@@ -353,6 +353,13 @@ impl Transactional {
                 }
             }
         }
+    }
+
+    /// Takes the reports that are there, and leaves a moment for more. The crate's own wait of less
+    /// than two milliseconds is a loop that never rests.
+    fn take_reports(&self) {
+        self.producer.poll(Duration::ZERO);
+        std::thread::sleep(REPORT_PAUSE);
     }
 }
 
