@@ -94,7 +94,7 @@ def inject(cluster, broker, each, broker_kills, traffic):
             getattr(cluster, fault)()
             cluster.count(f"instance {fault}{'ed' if fault == 'kill' else 'd'}")
         for instance in cluster.instances:
-            if not instance.running():
+            if not instance.supervise():
                 said = instance.log.read_text(errors="replace")[-3000:]
                 raise Failure(f"{instance.name} ended by itself after {fault}:\n{said}")
         time.sleep(chance.uniform(0.5, 4))

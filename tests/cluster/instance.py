@@ -11,6 +11,9 @@ from broker import Failure, free_port, poll
 ACCOUNTS = [f"{number:032x}" for number in range(2, 7)]
 RULE = "deletions"
 
+# How a start ends that finds no broker; whoever supervises the process starts it again.
+NO_BROKER = "cannot start: cannot use the log: the log is not available"
+
 SETTINGS = """\
 log = "kafka"
 partitions = {partitions}
@@ -70,12 +73,13 @@ class Instance:
         self.data = Path(home, name)
         self.log = Path(home, f"{name}.log")
         self.environment = environment
-        self.process, self.port = None, None
+        self.process, self.port, self.said = None, None, 0
         self.paused = False
 
     def start(self):
         self.port = free_port()
         self.paused = False
+        self.said = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [self.binary, "run", "--data", str(self.data), "--config", str(self.config),
@@ -90,9 +94,18 @@ class Instance:
     def running(self):
         return self.process is not None and self.process.poll() is None
 
+    def supervise(self):
+        """Starts it again where its start found no broker; whether it runs."""
+        if not self.running():
+            with self.log.open(errors="replace") as log:
+                log.seek(self.said)
+                if NO_BROKER in log.read():
+                    self.start()
+        return self.running()
+
     def ready(self):
         """True once it serves; None while it does not."""
-        if not self.running():
+        if not self.supervise():
             code = self.process.returncode
             raise Failure(f"{self.name} ended with {code}:\n{self.log.read_text()[-3000:]}")
         try:
