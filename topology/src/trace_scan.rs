@@ -42,9 +42,7 @@ fn once(seen: &mut u32, member: u32) -> Option<()> {
 impl<'a> Scan<'a> {
     fn trace(&mut self, members: &mut Members<'a>) -> Option<()> {
         let mut seen = 0;
-        let mut more = self.open_object()?;
-        while more {
-            let key = self.key()?;
+        self.object(|scan, key| {
             let (member, slot) = match (key.len(), key) {
                 (4, "code") => (0, Slot::Scalar(&mut members.code)),
                 (4, "time") => (1, Slot::Time(&mut members.time)),
@@ -69,24 +67,19 @@ impl<'a> Scan<'a> {
                 (21, "enterprise_project_id") => {
                     (20, Slot::Text(&mut members.enterprise_project_id))
                 }
-                _ => {
-                    self.skip_value()?;
-                    more = self.next_member()?;
-                    continue;
-                }
+                _ => return scan.skip_value(),
             };
             once(&mut seen, member)?;
             match slot {
-                Slot::Text(text) => self.text_or_null(text)?,
-                Slot::Scalar(scalar) => *scalar = self.scalar_or_null()?,
-                Slot::Time(time) => *time = Some(self.time()?),
-                Slot::RecordTime(time) => *time = Maybe::Is(self.time()?),
-                Slot::TraceId(id) => *id = Maybe::Is(self.plain_text()?),
-                Slot::User(user) => self.user_or_null(user)?,
+                Slot::Text(text) => scan.text_or_null(text)?,
+                Slot::Scalar(scalar) => *scalar = scan.scalar_or_null()?,
+                Slot::Time(time) => *time = Some(scan.time()?),
+                Slot::RecordTime(time) => *time = Maybe::Is(scan.time()?),
+                Slot::TraceId(id) => *id = Maybe::Is(scan.plain_text()?),
+                Slot::User(user) => scan.user_or_null(user)?,
             }
-            more = self.next_member()?;
-        }
-        Some(())
+            Some(())
+        })
     }
 
     fn user_or_null(&mut self, user: &mut Option<AnyUser<'a>>) -> Option<()> {
@@ -95,51 +88,45 @@ impl<'a> Scan<'a> {
         }
         let AnyUser(user) = user.insert(AnyUser(User::default()));
         let mut seen = 0;
-        let mut more = self.open_object()?;
-        while more {
-            let key = self.key()?;
-            match (key.len(), key) {
-                (2, "id") => {
-                    once(&mut seen, 0)?;
-                    self.text_or_null(&mut user.id)?;
-                }
-                (4, "name") => {
-                    once(&mut seen, 1)?;
-                    self.text_or_null(&mut user.name)?;
-                }
+        self.object(|scan, key| {
+            let (member, text) = match (key.len(), key) {
+                (2, "id") => (0, &mut user.id),
+                (4, "name") => (1, &mut user.name),
                 (6, "domain") => {
                     once(&mut seen, 2)?;
-                    self.domain_id(&mut user.domain_id)?;
+                    return scan.domain_or_null(&mut user.domain_id);
                 }
-                (9, "user_name") => {
-                    once(&mut seen, 3)?;
-                    self.text_or_null(&mut user.other_name)?;
-                }
-                (13, "access_key_id") => {
-                    once(&mut seen, 4)?;
-                    self.text_or_null(&mut user.access_key_id)?;
-                }
-                _ => self.skip_value()?,
-            }
-            more = self.next_member()?;
-        }
-        Some(())
+                (9, "user_name") => (3, &mut user.other_name),
+                (13, "access_key_id") => (4, &mut user.access_key_id),
+                _ => return scan.skip_value(),
+            };
+            once(&mut seen, member)?;
+            scan.text_or_null(text)
+        })
     }
 
-    /// The id of a domain that may be null or lack one.
-    fn domain_id(&mut self, id: &mut Option<Text<'a>>) -> Option<()> {
+    /// The id of a domain, which may lack it.
+    fn domain_or_null(&mut self, id: &mut Option<Text<'a>>) -> Option<()> {
         if self.peek()? == b'n' {
             return self.literal("null");
         }
         let mut seen = 0;
+        self.object(|scan, key| {
+            if key != "id" {
+                return scan.skip_value();
+            }
+            once(&mut seen, 0)?;
+            scan.text_or_null(id)
+        })
+    }
+
+    /// Goes through an object; `member` takes the value of each key.
+    #[inline(always)]
+    fn object(&mut self, mut member: impl FnMut(&mut Self, &'a str) -> Option<()>) -> Option<()> {
         let mut more = self.open_object()?;
         while more {
-            if self.key()? == "id" {
-                once(&mut seen, 0)?;
-                self.text_or_null(id)?;
-            } else {
-                self.skip_value()?;
-            }
+            let key = self.key()?;
+            member(self, key)?;
             more = self.next_member()?;
         }
         Some(())
