@@ -1,7 +1,8 @@
 //! The worker: three of the four hops of a record, one batch a step.
 //!
-//! `step` polls a batch of one partition, applies it to the stage, and commits rows, effects and
-//! position in one write (I1). Delivery is the outbox's; both share [`Progress`].
+//! `step` polls a batch of one partition piece by piece, applies each piece to the stage while it
+//! is in the processor's cache, and commits rows, effects and position of all in one write (I1).
+//! Delivery is the outbox's; both share [`Progress`].
 //!
 //! **Invariant (I10):** a worker stops polling while the outbox is behind by its bound. A commit
 //! that fails throws stage and batch away; the next step loads the stage again.
@@ -25,6 +26,10 @@ use crate::store::{self, StateStore};
 
 /// Bytes of records that one batch takes at most, beyond its last append.
 pub const BATCH_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of records that one poll asks for: a piece of a batch, small enough to stay in the cache
+/// between being copied out of the log and being filed.
+pub const POLL_BYTES_MAX: usize = 512 << 10;
 
 /// Effects of one lane that may wait for delivery; past it the worker stops polling.
 pub const BACKLOG_MAX: u64 = 200_000;
@@ -144,7 +149,7 @@ impl Progress {
 pub type Catalogs =
     Arc<dyn Fn(&CatalogMark) -> Result<Option<Arc<Catalog>>, log::Error> + Send + Sync>;
 
-/// A batch's marks, by offset: the version that each names, and its content where it was found.
+/// A piece's marks, by offset: the version that each names, and its content where it was found.
 type Marked = BTreeMap<Offset, (u64, Option<Arc<Catalog>>)>;
 
 /// Told of each commit, and of the stage that made it.
@@ -168,6 +173,15 @@ pub enum Step {
     Blocked,
 }
 
+/// What a step took out of the log and applied.
+#[derive(Default)]
+struct Taken {
+    records: usize,
+    bytes: usize,
+    /// The last record; `None` where there were only gaps.
+    last: Option<Applied>,
+}
+
 /// The worker of one partition.
 pub struct Worker<S: Stage, L, T> {
     setup: S::Setup,
@@ -178,6 +192,7 @@ pub struct Worker<S: Stage, L, T> {
     progress: Arc<Progress>,
     records: RecordBatch,
     batch_bytes_max: usize,
+    poll_bytes_max: usize,
 }
 
 impl<S, L, T> Worker<S, L, T>
@@ -204,6 +219,7 @@ where
             progress,
             records: RecordBatch::default(),
             batch_bytes_max: BATCH_BYTES_MAX,
+            poll_bytes_max: POLL_BYTES_MAX,
         }
     }
 
@@ -211,6 +227,13 @@ where
     #[must_use]
     pub fn with_batch_bytes(mut self, batch_bytes_max: usize) -> Self {
         self.batch_bytes_max = batch_bytes_max;
+        self
+    }
+
+    /// Takes another bound of what one poll asks for.
+    #[must_use]
+    pub fn with_poll_bytes(mut self, poll_bytes_max: usize) -> Self {
+        self.poll_bytes_max = poll_bytes_max;
         self
     }
 
@@ -245,32 +268,59 @@ where
             self.stage = Some(stage);
             return Ok(Step::Blocked);
         }
-        let next = stage.position().next_offset;
-        self.records.clear();
-        if let Err(error) = self.log.poll(next, self.batch_bytes_max, &mut self.records) {
-            self.stage = Some(stage);
-            return Err(error.into());
-        }
-        if self.records.is_empty() {
-            let outcome = self.tick(&stage);
-            self.stage = Some(stage);
-            return outcome;
-        }
-        let marked = match self.marked() {
-            Ok(marked) => marked,
+        let mut batch = Batch::new(self.progress.committed());
+        let taken = match self.take(&mut stage, &mut batch) {
+            Ok(taken) => taken,
             Err(error) => {
                 self.stage = Some(stage);
                 return Err(error.into());
             }
         };
-        let mut batch = Batch::new(self.progress.committed());
-        self.apply(&mut stage, &marked, &mut batch);
+        if taken.records == 0 {
+            let outcome = self.tick(&stage);
+            self.stage = Some(stage);
+            return outcome;
+        }
+        stage.finish(&mut batch);
+        if let Some(applied) = taken.last {
+            batch.changes.put(key::single(Table::Applied), applied.encode());
+        }
         // From here on an error leaves `self.stage` empty: what was applied is forgotten.
         self.store.commit(&batch.changes)?;
         self.progress.store(stage.position());
         committed(&mut stage, &batch.changes);
         self.stage = Some(stage);
-        Ok(Step::Applied { records: self.records.len(), bytes: self.records.bytes_len() })
+        Ok(Step::Applied { records: taken.records, bytes: taken.bytes })
+    }
+
+    /// Polls and applies one piece after another, until the batch is full or the log has no more.
+    ///
+    /// # Errors
+    /// The log's, where nothing is applied yet; else the next step meets it again.
+    fn take(&mut self, stage: &mut S, batch: &mut Batch) -> Result<Taken, log::Error> {
+        let mut taken = Taken::default();
+        loop {
+            let next = stage.position().next_offset;
+            let wanted = self.poll_bytes_max.min(self.batch_bytes_max - taken.bytes);
+            self.records.clear();
+            let polled = self.log.poll(next, wanted, &mut self.records);
+            let marked = match polled.and_then(|()| self.marked()) {
+                Ok(marked) => marked,
+                Err(error) if taken.records == 0 => return Err(error),
+                Err(_) => return Ok(taken),
+            };
+            self.apply(stage, &marked, batch);
+            taken.records += self.records.len();
+            taken.bytes += self.records.bytes_len();
+            // A gap is no record that could be read again.
+            if let Some(last) = self.records.last().filter(|last| last.kind != Kind::Gap) {
+                taken.last = Some(Applied::of(&last));
+            }
+            // What came short of what was asked for is all that there is now.
+            if self.records.bytes_len() < wanted || taken.bytes >= self.batch_bytes_max {
+                return Ok(taken);
+            }
+        }
     }
 
     fn load(&mut self, committed: &mut Committed<'_, S>) -> Result<S, Error> {
@@ -291,7 +341,7 @@ where
         }
     }
 
-    /// Finds what the batch's marks name before any of it is applied: applying cannot fail.
+    /// Finds what a piece's marks name before any of it is applied: applying cannot fail.
     fn marked(&self) -> Result<Marked, log::Error> {
         let mut marked = Marked::new();
         for record in self.records.iter() {
@@ -321,11 +371,6 @@ where
             };
             let append_time_ms = record.append_time_ms;
             stage.apply(&Input { offset: record.offset, append_time_ms, body }, batch);
-        }
-        stage.finish(batch);
-        // A gap is no record that could be read again.
-        if let Some(last) = self.records.last().filter(|last| last.kind != Kind::Gap) {
-            batch.changes.put(key::single(Table::Applied), Applied::of(&last).encode());
         }
     }
 }

@@ -31,6 +31,8 @@ use crate::memory_budget::MemoryBudget;
 const FORMAT: u8 = 2;
 /// A file that says what damage was found in a folder; with it, the folder is not opened again.
 const MARK: &str = "DAMAGED";
+/// Bytes of a change in a batch beside its key and value, at most.
+const CHANGE_BYTES: usize = 16;
 /// Damaged folders that are kept beside a store.
 const SET_ASIDE_MAX: u32 = 1_000;
 
@@ -241,7 +243,7 @@ impl StateStore for RocksStore {
 
     fn commit(&self, changes: &Changes) -> Result<(), Error> {
         let handles = FAMILIES.map(|family| self.family(family));
-        let mut batch = WriteBatch::default();
+        let mut batch = WriteBatch::with_capacity_bytes(batch_bytes(changes));
         for change in &changes.list {
             match change {
                 Change::Put(key, value) => {
@@ -342,6 +344,16 @@ impl Rows for RocksSnapshot<'_> {
         }
         Ok(())
     }
+}
+
+/// Bytes that changes take in a batch, or a little more; it would double its memory else.
+fn batch_bytes(changes: &Changes) -> usize {
+    let bytes = |change: &Change| match change {
+        Change::Put(key, value) => key.len() + value.len(),
+        Change::Delete(key) => key.len(),
+        Change::DeleteRange(from, to) => from.len() + to.len(),
+    };
+    changes.list.iter().map(|change| bytes(change) + CHANGE_BYTES).sum::<usize>() + CHANGE_BYTES
 }
 
 fn within(to: Vec<u8>) -> ReadOptions {

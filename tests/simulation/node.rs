@@ -33,6 +33,9 @@ pub(crate) type Checked = Result<(), String>;
 /// So few columns rows and runs are taken in that a short run has merges too.
 const TIERS: Tiers = Tiers { rows_min: 2, fan_in: 3 };
 
+/// Bytes of a poll at most: small, so that a large batch is polled piece by piece.
+const POLL_BYTES: usize = 2_000;
+
 /// Effects that one outbox step of the simulator takes.
 const EFFECTS: usize = 6;
 
@@ -174,7 +177,8 @@ impl<S: Simulated + 'static> Owner<S> {
             let columns = Backlog::default();
             let indexer = Indexer::new(Arc::clone(&store), columns.clone()).with_tiers(TIERS);
             let worker = Worker::new(setup, log, store, catalogs(&self.hub), Arc::clone(&progress))
-                .with_batch_bytes(self.batch_bytes);
+                .with_batch_bytes(self.batch_bytes)
+                .with_poll_bytes((self.batch_bytes / 4).clamp(1, POLL_BYTES));
             self.alive = Some(Alive { worker, outbox, progress, indexer, columns });
             self.position = None;
         }

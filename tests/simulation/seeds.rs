@@ -160,7 +160,7 @@ fn one_seed_with_a_trace_of_its_steps() {
 #[test]
 fn every_planted_bug_is_caught() {
     for plant in Plant::ALL {
-        let caught = (0..2_000).find_map(|seed| {
+        let caught = (0..SEEDS).find_map(|seed| {
             let reason = judged(seed, plant).err()?;
             Some((seed, reason))
         });

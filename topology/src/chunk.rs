@@ -125,6 +125,23 @@ impl Part {
         source.get(start..start + length)?.get(span.range())
     }
 
+    /// Forgets the traces, and keeps the memory for others: of text, `text_bytes_max` at most.
+    pub(crate) fn clear(&mut self, text_bytes_max: usize) {
+        self.text.clear();
+        // One huge trace must not keep its memory for ever.
+        self.text.shrink_to(text_bytes_max);
+        self.side.clear();
+        self.entries.clear();
+        self.columns.take();
+    }
+
+    /// Gives back memory that holds nothing, before the part is shared.
+    pub(crate) fn shrink_to_fit(&mut self) {
+        self.text.shrink_to_fit();
+        self.side.shrink_to_fit();
+        self.entries.shrink_to_fit();
+    }
+
     /// The part's columns, made on first use.
     pub fn columns(&self) -> &Columns {
         self.columns.get_or_init(|| Box::new(Columns::of_parts(&[self])))

@@ -61,6 +61,12 @@ impl Column {
         (0..self.values_len()).map(|at| self.value(at))
     }
 
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+        self.codes.clear();
+    }
+
     fn push_value(&mut self, value: &[u8]) {
         self.bytes.extend_from_slice(value);
         self.ends.push(self.bytes.len() as u32);
@@ -109,6 +115,9 @@ impl Column {
     }
 }
 
+/// Most rounds of a [`Table`] between two times that it is cleared.
+const ROUND_MAX: u64 = u8::MAX as u64;
+
 /// In place of a width: every code is 1.
 const CONSTANT: u8 = 255;
 
@@ -134,32 +143,35 @@ impl Columns {
     /// Where the parts hold more than [`TRACES_MAX`] traces, which no chunk can.
     #[must_use]
     pub fn of_parts(parts: &[&Part]) -> Self {
+        let mut columns = Self::default();
+        columns.fill(parts, &mut Table::default());
+        columns
+    }
+
+    fn fill(&mut self, parts: &[&Part], table: &mut Table) {
         let count: usize = parts.iter().map(|part| part.entries.len()).sum();
         assert!(count <= TRACES_MAX, "a chunk holds {count} traces, more than {TRACES_MAX}");
-        let mut columns = Self {
-            offsets: Vec::with_capacity(count),
-            stream_times_ms: Vec::with_capacity(count),
-            times_ms: Vec::with_capacity(count),
-            trace_ids: Vec::with_capacity(count),
-            attributes: Default::default(),
-        };
+        self.offsets.clear();
+        self.stream_times_ms.clear();
+        self.times_ms.clear();
+        self.trace_ids.clear();
         for part in parts {
             for entry in &part.entries {
-                columns.offsets.push(entry.offset);
-                columns.stream_times_ms.push(entry.stream_time_ms);
-                columns.times_ms.push(entry.time_ms);
+                self.offsets.push(entry.offset);
+                self.stream_times_ms.push(entry.stream_time_ms);
+                self.times_ms.push(entry.time_ms);
                 let hash = part.value(entry, Attribute::TraceId).map_or(0, value_hash);
-                columns.trace_ids.push(hash);
+                self.trace_ids.push(hash);
             }
         }
-        let mut table = Table::for_traces(count);
-        for (attribute, column) in Attribute::ALL.into_iter().zip(&mut columns.attributes) {
+        table.reserve(count);
+        for (attribute, column) in Attribute::ALL.into_iter().zip(&mut self.attributes) {
+            column.clear();
             if attribute != Attribute::TraceId {
                 column.codes.reserve_exact(count);
                 table.code(parts, attribute, column);
             }
         }
-        columns
     }
 
     /// How many traces there are.
@@ -229,17 +241,45 @@ impl Columns {
     }
 }
 
+/// Makes columns rows of one chunk after another, in memory that is kept: most chunks are small.
+#[derive(Debug, Default)]
+pub struct ColumnsWriter {
+    columns: Columns,
+    table: Table,
+}
+
+impl ColumnsWriter {
+    /// The row of parts that follow each other, as [`Columns::of_parts`] would encode it.
+    ///
+    /// # Panics
+    /// As [`Columns::of_parts`].
+    pub fn row(&mut self, parts: &[&Part]) -> Vec<u8> {
+        self.columns.fill(parts, &mut self.table);
+        self.columns.encode()
+    }
+}
+
 /// A hash table from value to code, used for one attribute after another.
+#[derive(Debug, Default)]
 struct Table {
-    /// Per slot: attribute it was filled for (8 bits), hash (40 bits), code (16 bits).
+    /// Per slot: round it was filled in (8 bits), hash (40 bits), code (16 bits).
     slots: Vec<u64>,
-    /// Marks the slots of the running attribute, so that none need be cleared.
+    /// Slots in use less one.
+    mask: usize,
+    /// Marks the slots of the running attribute, so that none need be cleared. 0 marks free ones.
     round: u64,
 }
 
 impl Table {
-    fn for_traces(count: usize) -> Self {
-        Self { slots: vec![0; (2 * count).next_power_of_two().max(16)], round: 0 }
+    /// Makes room for so many values of each attribute of a chunk.
+    fn reserve(&mut self, count: usize) {
+        let wanted = (2 * count).next_power_of_two().max(16);
+        self.mask = wanted - 1;
+        if self.slots.len() < wanted || self.round + ATTRIBUTES as u64 > ROUND_MAX {
+            self.slots.clear();
+            self.slots.resize(wanted, 0);
+            self.round = 0;
+        }
     }
 
     /// Fills a column, whose dictionary is still empty, with the values of one attribute.
@@ -266,7 +306,7 @@ impl Table {
     fn find(&mut self, value: &[u8], column: &mut Column) -> u16 {
         let hash = xxh3_64(value) >> 24;
         let tag = (self.round << 56) | (hash << 16);
-        let mask = self.slots.len() - 1;
+        let mask = self.mask;
         let mut at = hash as usize & mask;
         loop {
             let slot = self.slots[at];

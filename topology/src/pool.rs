@@ -2,7 +2,8 @@
 //!
 //! Traces of thousands of segments come mixed. They go into one buffer, whose memory serves batch
 //! after batch, and a [`Chain`] in each segment says which are its own. When a chunk closes, or
-//! the batch ends, a chain becomes a [`Part`] of exactly its size.
+//! the batch ends, a chain becomes a [`Part`] of exactly its size. A segment that takes much of a
+//! batch leaves the pool: it appends to a part of its own, which needs no second copy.
 //!
 //! **Invariant:** a chain is valid until the pool is cleared, and every chain is taken before.
 
@@ -50,48 +51,35 @@ impl Chain {
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
+
+    /// Text bytes of its traces.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        self.text as usize
+    }
 }
 
 impl Pool {
-    /// Adds a trace at the end of a chain, behind a separator. Answers its bytes as stored.
-    pub fn push(&mut self, separator: [u8; SEPARATOR_BYTES], filing: &Filing<'_>) -> Pushed {
-        let part = &mut self.all;
-        part.text.extend_from_slice(&separator);
-        let start = part.text.len();
-        let (head, body) = split_at_bracket(filing.record, filing.added);
-        part.text.extend_from_slice(head);
-        part.text.extend_from_slice(filing.added);
-        part.text.extend_from_slice(body);
-        let length = part.text.len() - start;
-        let side_start = part.side.len();
-        let spans = spans(&mut part.side, filing);
-        let time_ms = filing.trace.indexed_time_ms();
-        let side_length = (part.side.len() - side_start) as u32;
-        part.entries.push(Entry {
-            offset: filing.offset,
-            stream_time_ms: filing.stream_time_ms,
-            time_ms,
-            start: start as u32,
-            length: length as u32,
-            side_start: side_start as u32,
-            side_length,
-            spans,
-        });
+    /// Adds a trace at the end of a chain, behind a separator.
+    pub fn push(
+        &mut self,
+        chain: &mut Chain,
+        separator: [u8; SEPARATOR_BYTES],
+        filing: &Filing<'_>,
+    ) {
+        append(&mut self.all, separator, filing);
+        let at = self.next.len() as u32;
         self.next.push(END);
-        Pushed { at: self.next.len() as u32 - 1, length, side_length, time_ms }
-    }
-
-    /// Puts a trace that was pushed at the end of a chain.
-    pub fn link(&mut self, chain: &mut Chain, pushed: &Pushed) {
         if chain.is_empty() {
-            chain.first = pushed.at;
+            chain.first = at;
         } else {
-            self.next[chain.last as usize] = pushed.at;
+            self.next[chain.last as usize] = at;
         }
-        chain.last = pushed.at;
+        chain.last = at;
         chain.count += 1;
-        chain.text += (SEPARATOR_BYTES + pushed.length) as u32;
-        chain.side += pushed.side_length;
+        let entry = &self.all.entries[at as usize];
+        chain.text += SEPARATOR_BYTES as u32 + entry.length;
+        chain.side += entry.side_length;
     }
 
     /// Copies a chain's traces to the end of `part`, and empties the chain.
@@ -138,6 +126,13 @@ impl Pool {
         &mut self.all.text
     }
 
+    /// Puts a part's text behind that of the batch; where its traces stand in [`Pool::text`].
+    pub fn append_text<'a>(&mut self, part: &'a Part) -> impl Iterator<Item = u32> + use<'a> {
+        let base = self.all.text.len() as u32;
+        self.all.text.extend_from_slice(&part.text);
+        part.entries.iter().map(move |entry| base + entry.start)
+    }
+
     /// Where the traces of a chain stand in [`Pool::text`], separators left out.
     pub fn places<'a>(&'a self, chain: &Chain) -> impl Iterator<Item = u32> + 'a {
         let mut at = chain.first;
@@ -160,15 +155,27 @@ impl Pool {
     }
 }
 
-/// What became of a trace in the pool.
-#[derive(Clone, Copy, Debug)]
-pub struct Pushed {
-    at: u32,
-    side_length: u32,
-    /// Bytes as stored.
-    pub length: usize,
-    /// The event time as indexed.
-    pub time_ms: crate::input::Millis,
+/// Adds a trace at the end of a part, behind a separator.
+pub(crate) fn append(part: &mut Part, separator: [u8; SEPARATOR_BYTES], filing: &Filing<'_>) {
+    part.text.extend_from_slice(&separator);
+    let start = part.text.len();
+    let (head, body) = split_at_bracket(filing.record, filing.added);
+    part.text.extend_from_slice(head);
+    part.text.extend_from_slice(filing.added);
+    part.text.extend_from_slice(body);
+    let length = part.text.len() - start;
+    let side_start = part.side.len();
+    let spans = spans(&mut part.side, filing);
+    part.entries.push(Entry {
+        offset: filing.offset,
+        stream_time_ms: filing.stream_time_ms,
+        time_ms: filing.trace.indexed_time_ms(),
+        start: start as u32,
+        length: length as u32,
+        side_start: side_start as u32,
+        side_length: (part.side.len() - side_start) as u32,
+        spans,
+    });
 }
 
 /// Finds where the indexed values stand in the stored trace.

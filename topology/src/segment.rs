@@ -11,17 +11,20 @@
 use std::sync::Arc;
 
 use crate::chunk::{CHUNK_BYTES, Chunk, FILE_END, Part, SEPARATOR_BYTES};
-use crate::columns::Columns;
+use crate::columns::ColumnsWriter;
 use crate::input::{Millis, Offset};
 use crate::key::{SegmentId, Table};
 use crate::merkle::{Frontier, Hash};
-use crate::pool::{Chain, Pool};
+use crate::pool::{self, Chain, Pool};
 use crate::state::Changes;
 use crate::trace::Trace;
 use crate::varint;
 
 /// Level at which chunks are compressed.
 pub const ZSTD_LEVEL: i32 = 1;
+
+/// Text bytes of one batch from which on a segment has a part of its own.
+const OWN_BYTES_MIN: usize = 16 * 1024;
 
 /// A trace ready to be filed.
 #[derive(Clone, Copy, Debug)]
@@ -118,6 +121,8 @@ pub struct OpenSegment {
     pub parts: Vec<Arc<Part>>,
     /// What the running batch added, in the pool.
     pub current: Chain,
+    /// The same once that is much; then there is nothing in the pool.
+    own: Option<Box<Part>>,
     /// Text bytes of the open chunk.
     pub open_bytes: usize,
 }
@@ -132,7 +137,8 @@ impl OpenSegment {
     /// A segment as it stood when its last chunk closed.
     #[must_use]
     pub fn resume(id: SegmentId, summary: Summary) -> Self {
-        Self { id, summary, parts: Vec::new(), current: Chain::default(), open_bytes: 0 }
+        let (parts, current) = (Vec::new(), Chain::default());
+        Self { id, summary, parts, current, own: None, open_bytes: 0 }
     }
 
     /// Text bytes that a trace of `length` bytes adds.
@@ -167,19 +173,33 @@ impl OpenSegment {
     /// Adds a trace to the open chunk.
     pub fn push(&mut self, pool: &mut Pool, filing: &Filing<'_>) {
         let first = self.summary.frontier.size() == 0;
-        let pushed = pool.push(if first { *b"[\n" } else { *b",\n" }, filing);
-        pool.link(&mut self.current, &pushed);
-        self.open_bytes += Self::grows_by(pushed.length);
-        self.summary.add(filing.offset, pushed.time_ms, pushed.length, *filing.leaf);
+        let separator = if first { *b"[\n" } else { *b",\n" };
+        if let Some(part) = &mut self.own {
+            pool::append(part, separator, filing);
+        } else {
+            pool.push(&mut self.current, separator, filing);
+            if self.current.text_bytes() >= OWN_BYTES_MIN {
+                let part = self.own.insert(Box::default());
+                pool.take(&mut self.current, part);
+            }
+        }
+        let length = filing.record.len() + filing.added.len();
+        self.open_bytes += Self::grows_by(length);
+        let time_ms = filing.trace.indexed_time_ms();
+        self.summary.add(filing.offset, time_ms, length, *filing.leaf);
     }
 
     /// Shares what the running batch added; `None` where it added nothing that is still open.
     pub fn freeze(&mut self, pool: &mut Pool) -> Option<Arc<Part>> {
+        let mut part = self.own.take().map_or_else(Part::default, |own| *own);
         if self.current.is_empty() {
+            part.shrink_to_fit();
+        } else {
+            pool.take(&mut self.current, &mut part);
+        }
+        if part.entries.is_empty() {
             return None;
         }
-        let mut part = Part::default();
-        pool.take(&mut self.current, &mut part);
         let part = Arc::new(part);
         self.parts.push(Arc::clone(&part));
         Some(part)
@@ -195,21 +215,27 @@ impl OpenSegment {
     ) -> usize {
         let mut parts: Vec<&Part> = self.parts.iter().map(AsRef::as_ref).collect();
         let mut last = std::mem::take(&mut scratch.last);
-        if !self.current.is_empty() {
+        if let Some(own) = &self.own {
+            parts.extend((!own.entries.is_empty()).then_some(&**own));
+        } else if !self.current.is_empty() {
             pool.take(&mut self.current, &mut last);
             parts.push(&last);
         }
         if !parts.is_empty() {
+            let columns = scratch.columns.row(&parts);
             let frame = scratch.compress(&parts);
             let number = self.summary.chunks;
             let key = |table| self.id.key(table).u32(number).done();
             changes.put(key(Table::Chunk), Chunk::encode(&parts, frame));
-            changes.put(key(Table::Columns), Columns::of_parts(&parts).encode());
+            changes.put(key(Table::Columns), columns);
             self.summary.chunks += 1;
             changes.put(self.id.key(Table::Segment).done(), self.summary.encode());
         }
         scratch.keep(last);
         self.parts = Vec::new();
+        if let Some(own) = &mut self.own {
+            own.clear(2 * CHUNK_BYTES);
+        }
         std::mem::take(&mut self.open_bytes)
     }
 }
@@ -230,6 +256,7 @@ pub struct Scratch {
     last: Part,
     text: Vec<u8>,
     frame: Vec<u8>,
+    columns: ColumnsWriter,
     compressor: Option<zstd::bulk::Compressor<'static>>,
 }
 
@@ -242,7 +269,13 @@ impl std::fmt::Debug for Scratch {
 impl Default for Scratch {
     fn default() -> Self {
         let compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
-        Self { last: Part::default(), text: Vec::new(), frame: Vec::new(), compressor }
+        Self {
+            last: Part::default(),
+            text: Vec::new(),
+            frame: Vec::new(),
+            columns: ColumnsWriter::default(),
+            compressor,
+        }
     }
 }
 
@@ -271,10 +304,7 @@ impl Scratch {
 
     /// Takes a part's buffers back, emptied.
     fn keep(&mut self, mut part: Part) {
-        part.text.clear();
-        part.text.shrink_to(4 * CHUNK_BYTES);
-        part.side.clear();
-        part.entries.clear();
+        part.clear(4 * CHUNK_BYTES);
         self.last = part;
     }
 }

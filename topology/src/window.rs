@@ -6,9 +6,10 @@
 //! The window is rows of the partition's state, so it depends on the log alone. Its memory is
 //! fixed: 24 bytes for each trace it can hold.
 //!
-//! **Invariant:** the table holds exactly the ring's entries, found by linear probing without
-//! tombstones: a removal shifts later entries of its cluster back. A slot has a piece of the mark's
-//! id beside its place, so that most foreign entries are passed without a look into the ring.
+//! **Invariant:** the table holds exactly the ring's entries. A bucket is one line of the cache, so
+//! a look, an insertion and a removal each touch one, nearly always; what finds its bucket full
+//! lies in the next one, and each bucket counts what passed it by. A slot has a piece of the mark's
+//! id beside its place, so that foreign entries are passed without a look into the ring.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -18,8 +19,11 @@ pub const MARK_BYTES: usize = 16;
 /// Most marks of a window.
 pub const CAPACITY_MAX: u32 = 1 << 24;
 
-/// Bits of a slot that hold a place of the ring plus one: enough for [`CAPACITY_MAX`].
-const PLACE_BITS: u32 = 25;
+/// Slots of a bucket: with the count they fill 64 bytes.
+const SLOTS: usize = 15;
+
+/// Marks of a bucket on average, at most: so few buckets are ever full.
+const MARKS: usize = 10;
 
 /// What identifies a trace in the window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +73,20 @@ pub enum Seen {
     Conflict,
 }
 
+/// A piece of the table.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Bucket {
+    /// A ring place plus one, and above it bits of the id; 0 is free.
+    slots: [u32; SLOTS],
+    /// Entries that lie in a later bucket because this one was full.
+    passed: u32,
+}
+
+impl Bucket {
+    const EMPTY: Self = Self { slots: [0; SLOTS], passed: 0 };
+}
+
 /// The last `capacity` marks.
 #[derive(Clone, Debug)]
 pub struct Window {
@@ -76,21 +94,26 @@ pub struct Window {
     /// Place of the oldest mark once the ring is full, else of the next one.
     next: usize,
     capacity: usize,
-    /// Slots: a ring place plus one, and above it the id's upper bits; 0 is free. A power of two,
-    /// at least twice the ring's length.
-    table: Vec<u32>,
+    /// A power of two.
+    table: Vec<Bucket>,
+    /// Bits of a slot that hold a place of the ring plus one.
+    place_bits: u32,
 }
 
 impl Window {
     /// An empty window of `capacity` marks, 1 to [`CAPACITY_MAX`].
     #[must_use]
     pub fn new(capacity: u32) -> Self {
-        let capacity = capacity.clamp(1, CAPACITY_MAX) as usize;
+        let capacity = capacity.clamp(1, CAPACITY_MAX);
+        let place_bits = u32::BITS - capacity.leading_zeros();
+        let capacity = capacity as usize;
+        let buckets = capacity.div_ceil(MARKS).next_power_of_two().min(1 << 8);
         Self {
             ring: Vec::new(),
             next: 0,
             capacity,
-            table: vec![0; (capacity * 2).next_power_of_two().min(1 << 12)],
+            table: vec![Bucket::EMPTY; buckets],
+            place_bits,
         }
     }
 
@@ -123,29 +146,34 @@ impl Window {
     #[must_use]
     pub fn look(&self, mark: &Mark) -> Seen {
         let mut seen = Seen::New;
+        let tag = mark.id >> 32 >> self.place_bits;
         let mut at = self.home(mark.id);
-        while self.table[at] != 0 {
-            let slot = self.table[at];
-            at = (at + 1) & (self.table.len() - 1);
-            if slot >> PLACE_BITS != tag(mark.id) {
-                continue;
+        loop {
+            let bucket = &self.table[at];
+            for slot in bucket.slots {
+                if slot == 0 || u64::from(slot >> self.place_bits) != tag {
+                    continue;
+                }
+                let other = self.ring[self.place(slot)];
+                if other == *mark {
+                    return Seen::Resend;
+                }
+                if other.id == mark.id {
+                    seen = Seen::Conflict;
+                }
             }
-            let other = self.ring[place(slot)];
-            if other == *mark {
-                return Seen::Resend;
+            if bucket.passed == 0 {
+                return seen;
             }
-            if other.id == mark.id {
-                seen = Seen::Conflict;
-            }
+            at = self.after(at);
         }
-        seen
     }
 
     /// Takes a mark in; the oldest one leaves where the window is full.
     pub fn push(&mut self, mark: Mark) {
         if self.ring.len() < self.capacity {
             self.ring.push(mark);
-            if self.ring.len() * 2 > self.table.len() {
+            if self.ring.len() > self.table.len() * MARKS {
                 self.grow();
             } else {
                 self.insert(self.ring.len() - 1);
@@ -162,57 +190,53 @@ impl Window {
         (id as usize) & (self.table.len() - 1)
     }
 
+    fn after(&self, bucket: usize) -> usize {
+        (bucket + 1) & (self.table.len() - 1)
+    }
+
+    /// The slot of the mark at a place: the upper bits of its id, and the place.
+    fn slot(&self, place: usize) -> u32 {
+        let tag = (self.ring[place].id >> 32) as u32 >> self.place_bits;
+        (tag << self.place_bits) | (place as u32 + 1)
+    }
+
+    /// The place of a slot that is not free.
+    fn place(&self, slot: u32) -> usize {
+        (slot & ((1 << self.place_bits) - 1)) as usize - 1
+    }
+
     fn insert(&mut self, place: usize) {
-        let id = self.ring[place].id;
-        let mut at = self.home(id);
-        while self.table[at] != 0 {
-            at = (at + 1) & (self.table.len() - 1);
+        let slot = self.slot(place);
+        let mut at = self.home(self.ring[place].id);
+        loop {
+            if let Some(free) = self.table[at].slots.iter_mut().find(|slot| **slot == 0) {
+                *free = slot;
+                return;
+            }
+            self.table[at].passed += 1;
+            at = self.after(at);
         }
-        self.table[at] = slot(place, id);
     }
 
     fn remove(&mut self, place: usize) {
-        let size = self.table.len();
-        let id = self.ring[place].id;
-        let mut at = self.home(id);
-        while self.table[at] != slot(place, id) {
-            at = (at + 1) & (size - 1);
-        }
-        let mut hole = at;
-        let mut probe = (at + 1) & (size - 1);
-        while self.table[probe] != 0 {
-            let home = self.home(self.ring[crate::window::place(self.table[probe])].id);
-            // The entry may move into the hole only if its home does not lie between them.
-            if (probe.wrapping_sub(home) & (size - 1)) >= (probe.wrapping_sub(hole) & (size - 1)) {
-                self.table[hole] = self.table[probe];
-                hole = probe;
+        let slot = self.slot(place);
+        let mut at = self.home(self.ring[place].id);
+        loop {
+            if let Some(own) = self.table[at].slots.iter_mut().find(|own| **own == slot) {
+                *own = 0;
+                return;
             }
-            probe = (probe + 1) & (size - 1);
+            self.table[at].passed -= 1;
+            at = self.after(at);
         }
-        self.table[hole] = 0;
     }
 
     fn grow(&mut self) {
-        self.table = vec![0; self.table.len() * 2];
+        self.table = vec![Bucket::EMPTY; self.table.len() * 2];
         for place in 0..self.ring.len() {
             self.insert(place);
         }
     }
-}
-
-/// The upper bits of an id, as a slot has them.
-fn tag(id: u64) -> u32 {
-    (id >> (32 + PLACE_BITS)) as u32
-}
-
-/// The slot of a mark.
-fn slot(place: usize, id: u64) -> u32 {
-    (tag(id) << PLACE_BITS) | (place as u32 + 1)
-}
-
-/// The ring place of a slot that is not free.
-fn place(slot: u32) -> usize {
-    (slot & ((1 << PLACE_BITS) - 1)) as usize - 1
 }
 
 #[cfg(test)]

@@ -93,11 +93,11 @@ impl PartitionReader {
     /// The next record for `batch`, or the stash; whether one came.
     fn receive(&mut self, timeout: Duration, batch: Option<&mut RecordBatch>) -> bool {
         // A message lives as long as its consumer's borrow, so the fields are taken apart.
-        let Self { consumer, next, stash, at_end, cluster, .. } = self;
+        let Self { consumer, next, stash, at_end, .. } = self;
         let Some(expected) = *next else { return false };
         let error = match consumer.poll(timeout) {
             None => return false,
-            Some(Ok(message)) => match take(&message, expected, batch.unwrap_or(stash), cluster) {
+            Some(Ok(message)) => match take(&message, expected, batch.unwrap_or(stash)) {
                 Ok(offset) => {
                     (*next, *at_end) = (Some(offset), false);
                     return true;
@@ -170,14 +170,12 @@ fn take(
     message: &BorrowedMessage<'_>,
     expected: Offset,
     batch: &mut RecordBatch,
-    cluster: &Cluster,
 ) -> Result<Offset, Error> {
     let offset = offset_of(message);
     if offset < expected {
         return Ok(expected);
     }
     let time_ms = append_time(message)?;
-    cluster.time.seen(time_ms);
     batch.push(offset, time_ms, kind_of(message), message.payload().unwrap_or_default());
     Ok(offset + 1)
 }
@@ -241,7 +239,8 @@ impl Log for PartitionReader {
             }
         }
         self.at = self.next;
-        if !batch.is_empty() {
+        if let Some(last) = batch.last() {
+            self.cluster.time.seen(last.append_time_ms);
             return Ok(());
         }
         match (self.trouble.take(), self.cluster.health.trouble()) {

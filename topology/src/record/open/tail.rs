@@ -30,6 +30,9 @@ impl OpenSegments {
                 places.extend(self.pool.places(&segment.current).filter(|_| whole));
                 let fresh = segment.freeze(&mut self.pool);
                 if whole && let Some(part) = fresh {
+                    if places.is_empty() {
+                        places.extend(self.pool.append_text(&part));
+                    }
                     self.tail.add_places(&segment.id, &part, places.iter().copied());
                 } else {
                     let parts = segment.parts.iter();
