@@ -27,7 +27,7 @@ pub(super) fn count<'a, R: Readable>(
     }
     let Some(matcher) = Matcher::of(source, &query.predicates)? else { return Ok(()) };
     let covered = (0..blocks).all(|block| ranges.cover(&source.extent(block)));
-    let mut tallies = Counts::of(query, source);
+    let mut tallies = Counts::of(query, source, &matcher);
     let by_dictionary = covered && query.histogram.is_none();
     let known = match matcher.is_trivial() {
         true => Some((0..blocks).map(|block| source.block_len(block) as u64).sum()),
@@ -37,6 +37,7 @@ pub(super) fn count<'a, R: Readable>(
         found.total += total;
         return tallies.finish(source, true, &mut found.facets, &mut found.bounds);
     }
+    let mut masks = Vec::new();
     for block in 0..blocks {
         if matcher.blocks >> block & 1 == 0 || !ranges.meet(&source.extent(block)) {
             continue;
@@ -46,19 +47,28 @@ pub(super) fn count<'a, R: Readable>(
             continue;
         }
         found.total += mask.ones() as u64;
-        tallies.add(source, block, &mask)?;
         bucket(query, source, block, &mask, &mut found.histogram)?;
+        masks.push((block, mask));
     }
+    tallies.add(source, &masks)?;
     tallies.finish(source, false, &mut found.facets, &mut found.bounds)
 }
 
 /// Counts by code, for the facets of one source.
 struct Counts {
-    facets: Vec<(Attribute, Vec<u32>)>,
+    facets: Vec<Facet>,
+}
+
+/// Counts by code of one attribute.
+struct Facet {
+    attribute: Attribute,
+    counts: Vec<u32>,
+    /// The code that every match has, where the query says so.
+    only: Option<u16>,
 }
 
 impl Counts {
-    fn of<R: Readable>(query: &Query, source: &Source<'_, R>) -> Self {
+    fn of<R: Readable>(query: &Query, source: &Source<'_, R>, matcher: &Matcher<'_>) -> Self {
         let codes = |attribute: Attribute| match source {
             Source::Run(run) => match run.shape(attribute) {
                 Shape::Dictionary { values, .. } => usize::from(values) + 1,
@@ -68,33 +78,37 @@ impl Counts {
                 .columns()
                 .map_or(1, |columns| columns.attributes[attribute as usize].values_len() + 1),
         };
-        let facets = query.facets.iter().map(|one| (*one, vec![0; codes(*one)])).collect();
-        Self { facets }
+        let facet = |attribute: &Attribute| Facet {
+            attribute: *attribute,
+            counts: vec![0; codes(*attribute)],
+            only: matcher.only_code(*attribute),
+        };
+        Self { facets: query.facets.iter().map(facet).collect() }
     }
 
-    fn add<R: Readable>(
-        &mut self,
-        source: &Source<'_, R>,
-        block: usize,
-        mask: &Mask,
-    ) -> Read<(), R> {
-        for (attribute, counts) in &mut self.facets {
+    /// Counts the matches of each block, which are in order of block.
+    fn add<R: Readable>(&mut self, source: &Source<'_, R>, masks: &[(usize, Mask)]) -> Read<(), R> {
+        let ones: usize = masks.iter().map(|(_, mask)| mask.ones()).sum();
+        for Facet { attribute, counts, only } in &mut self.facets {
             if counts.len() == 1 {
+                continue;
+            }
+            if let Some(count) = only.and_then(|code| counts.get_mut(usize::from(code))) {
+                *count += ones as u32;
                 continue;
             }
             match (source, source.columns()) {
                 (Source::Run(run), _) => match run.shape(*attribute) {
-                    Shape::Dictionary { width: 0, .. } => counts[1] += mask.ones() as u32,
+                    Shape::Dictionary { width: 0, .. } => counts[1] += ones as u32,
                     Shape::Dictionary { width, .. } => {
-                        let row = run.codes_row(*attribute, block)?;
-                        let counted = mask.count_packed(&row, width, counts);
-                        whole(counted, "codes do not decode")?;
+                        count_codes(run, (*attribute, width), masks, counts)?;
                     }
                     Shape::Absent | Shape::Hashes => {}
                 },
                 (_, Some(columns)) => {
                     let codes = &columns.attributes[*attribute as usize].codes;
-                    mask.iter().for_each(|at| counts[usize::from(codes[at])] += 1);
+                    let matches = masks.iter().flat_map(|(_, mask)| mask.iter());
+                    matches.for_each(|at| counts[usize::from(codes[at])] += 1);
                 }
                 (_, None) => {}
             }
@@ -111,7 +125,7 @@ impl Counts {
         tallies: &mut [Tally],
         bounds: &mut Bounds,
     ) -> Read<(), R> {
-        for ((attribute, counts), tally) in self.facets.into_iter().zip(tallies) {
+        for (Facet { attribute, counts, .. }, tally) in self.facets.into_iter().zip(tallies) {
             match source {
                 Source::Run(run) => {
                     bounds.facets_cut |= run.shape(attribute) == Shape::Hashes;
@@ -134,6 +148,33 @@ impl Counts {
         }
         Ok(())
     }
+}
+
+/// Counts the codes of an attribute of a run: block by block where few blocks have matches, else
+/// in one pass over its rows.
+fn count_codes<R: Readable>(
+    run: &Run<'_, R>,
+    (attribute, width): (Attribute, u8),
+    masks: &[(usize, Mask)],
+    counts: &mut [u32],
+) -> Read<(), R> {
+    let (Some((first, _)), Some((last, _))) = (masks.first(), masks.last()) else { return Ok(()) };
+    if masks.len() * 2 < last - first + 1 {
+        for (block, mask) in masks {
+            let row = run.codes_row(attribute, *block)?;
+            whole(mask.count_packed(&row, width, counts), "codes do not decode")?;
+        }
+        return Ok(());
+    }
+    let (mut left, mut intact) = (masks.iter().peekable(), true);
+    run.visit_codes(attribute, *first, *last, &mut |block, row| {
+        if let Some((_, mask)) = left.next_if(|(wanted, _)| *wanted == block) {
+            intact = mask.count_packed(row, width, counts).is_some();
+        }
+        intact
+    })?;
+    let all = intact && left.peek().is_none();
+    whole(all.then_some(()), "codes do not decode, or are missing")
 }
 
 /// Adds the counts of a run's codes, or of its whole dictionary, to a tally.

@@ -145,25 +145,58 @@ impl Mask {
     /// block or has a code that `counts` has no place for.
     #[must_use]
     pub fn count_packed(&self, row: &[u8], width: u8, counts: &mut [u32]) -> Option<()> {
-        let mask = ((1u32 << width) - 1) as u16;
-        let per_word = 8 * usize::from(width);
         if row.len() != crate::pack::codes_len(self.count, width) {
             return None;
         }
-        for (word, bytes) in self.words.iter().zip(row.chunks(per_word)) {
+        let small = |bytes: &[u8], at: usize| {
+            let bit = at * usize::from(width);
+            usize::from(bytes[bit / 8] >> (bit % 8)) & ((1 << width) - 1)
+        };
+        match width {
+            8 => self.count_few::<256>(row, 64, |bytes, at| usize::from(bytes[at]), counts),
+            16 => self.count_many(row, counts),
+            _ => self.count_few::<16>(row, 8 * usize::from(width), small, counts),
+        }
+    }
+
+    /// Counts codes of up to 8 bits, in several tables: one value often follows itself, and a
+    /// count that was just written cannot be read at once.
+    fn count_few<const CODES: usize>(
+        &self,
+        row: &[u8],
+        bytes_per_word: usize,
+        code: impl Fn(&[u8], usize) -> usize,
+        counts: &mut [u32],
+    ) -> Option<()> {
+        let mut tables = [[0u32; CODES]; 4];
+        for (word, bytes) in self.words.iter().zip(row.chunks(bytes_per_word)) {
+            let mut left = *word;
+            let mut turn = 0;
+            while left != 0 {
+                let at = left.trailing_zeros() as usize;
+                left &= left - 1;
+                tables[turn % 4][code(bytes, at) % CODES] += 1;
+                turn += 1;
+            }
+        }
+        for code in 0..CODES {
+            let sum: u32 = tables.iter().map(|table| table[code]).sum();
+            if sum > 0 {
+                *counts.get_mut(code)? += sum;
+            }
+        }
+        Some(())
+    }
+
+    /// Counts codes of 16 bits.
+    fn count_many(&self, row: &[u8], counts: &mut [u32]) -> Option<()> {
+        let pairs = row.as_chunks::<2>().0;
+        for (word, pairs) in self.words.iter().zip(pairs.chunks(64)) {
             let mut left = *word;
             while left != 0 {
                 let at = left.trailing_zeros() as usize;
                 left &= left - 1;
-                let code = match width {
-                    8 => u16::from(bytes[at]),
-                    16 => u16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]),
-                    _ => {
-                        let bit = at * usize::from(width);
-                        u16::from(bytes[bit / 8] >> (bit % 8)) & mask
-                    }
-                };
-                *counts.get_mut(usize::from(code))? += 1;
+                *counts.get_mut(usize::from(u16::from_le_bytes(pairs[at])))? += 1;
             }
         }
         Some(())
@@ -211,7 +244,9 @@ impl CodeSet {
         self.codes.is_empty() && !self.inverted
     }
 
-    fn single(&self) -> Option<u16> {
+    /// The one code of the set; `None` where it has none or several.
+    #[must_use]
+    pub fn single(&self) -> Option<u16> {
         match (self.inverted, self.codes.as_slice()) {
             (false, [one]) => Some(*one),
             _ => None,

@@ -103,6 +103,14 @@ impl<'q> Matcher<'q> {
         }
     }
 
+    /// The code of an attribute that every match has; `None` where they may differ.
+    pub(super) fn only_code(&self, attribute: Attribute) -> Option<u16> {
+        self.tests.iter().find_map(|test| match test {
+            Test::Codes { attribute: own, set, .. } if *own == attribute => set.single(),
+            _ => None,
+        })
+    }
+
     fn add_of_columns(&mut self, columns: &Columns, predicate: &'q Predicate) -> bool {
         if predicate.attribute == Attribute::TraceId {
             let By::Equals(values) = &predicate.test else { return self.add_each(predicate) };
