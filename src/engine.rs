@@ -21,6 +21,7 @@ mod running;
 pub mod shares;
 mod slot;
 pub mod threads;
+pub mod turns;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,6 +45,7 @@ use shares::Shares;
 use slot::Context;
 pub use slot::Restoring;
 use threads::{Bell, Fault, Job, Threads};
+use turns::Turns;
 
 /// How often versions of the catalog are looked for that another instance brought into force.
 const CATALOG_LOOK: Duration = Duration::from_secs(5);
@@ -109,6 +111,7 @@ impl Engine {
             state: settings.state,
             store_options: rocks::Options::new(settings.memory, inputs as usize),
             shares: Shares::of(broker.partitions(Topic::Traces)),
+            turns: Arc::new(Turns::of_cores()),
             view_days: settings.view_days,
             accept_gaps: settings.accept_gaps,
             objects: settings.objects,

@@ -15,6 +15,7 @@ use trailproof_topology::trace::Reason;
 use super::pending::Pending;
 use super::shares::Shares;
 use super::threads::{Alarms, Bell, Fault, Job, Threads};
+use super::turns::Turns;
 use crate::indexer::{Backlog, Indexer};
 use crate::log::{self, Log, Publisher};
 use crate::metrics::{self, Metrics};
@@ -58,6 +59,8 @@ pub struct RecordParts {
     pub topic_id: Arc<str>,
     /// What it may hold in memory.
     pub shares: Shares,
+    /// When it may make index runs.
+    pub turns: Arc<Turns>,
     /// Where the worker publishes what queries see.
     pub published: Published,
     /// Days that the view keeps.
@@ -70,7 +73,7 @@ pub struct RecordParts {
 /// The operating system's.
 pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std::io::Result<()> {
     let Parts { partition, store, catalogs, log, outbox, progress } = parts;
-    let RecordParts { topic_id, shares, published, view_days } = record;
+    let RecordParts { topic_id, shares, turns, published, view_days } = record;
     let setup = Setup { partition, topic_id, open_bytes_max: shares.open_bytes_max };
     let worker = Worker::new(setup, log, Arc::clone(&store), catalogs, Arc::clone(&progress))
         .with_batch_bytes(shares.batch_bytes_max);
@@ -105,6 +108,7 @@ pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std
         expired_before: 0,
         view_days,
         indexer: Indexer::new(Arc::clone(&store), backlog),
+        turns,
         store,
         published,
         progress,
@@ -281,6 +285,7 @@ struct UpkeepJob {
     published: Published,
     progress: Arc<Progress>,
     indexer: Indexer<RocksStore>,
+    turns: Arc<Turns>,
     view_days: u16,
     expired_before: u16,
     bell: Arc<Bell>,
@@ -288,6 +293,7 @@ struct UpkeepJob {
 
 impl Job for UpkeepJob {
     fn step(&mut self) -> Result<bool, Fault> {
+        let turn = self.turns.take();
         let more = self.indexer.step().map_err(|error| {
             let error = worker::Error::from(error);
             if error.is_damage() {
@@ -295,6 +301,7 @@ impl Job for UpkeepJob {
             }
             Fault::new(error.retry(), &error)
         })?;
+        drop(turn);
         self.expire().map_err(|error| Fault::new(error.retry(), &error))?;
         Ok(more)
     }

@@ -102,6 +102,7 @@ impl Running {
         let record = RecordParts {
             topic_id: context.history.topic_id(),
             shares: context.shares,
+            turns: Arc::clone(&context.turns),
             published: self.published.clone(),
             view_days: context.view_days,
         };

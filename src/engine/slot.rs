@@ -16,6 +16,7 @@ use super::catalogs::CatalogHistory;
 use super::running::Running;
 use super::shares::Shares;
 use super::threads::{Fault, PAUSE_MAX, PAUSE_MIN, Threads};
+use super::turns::Turns;
 use crate::applied::Gap;
 use crate::log::Retry;
 use crate::log::broker::{Broker, Owner};
@@ -44,6 +45,7 @@ pub(super) struct Context {
     pub(super) state: PathBuf,
     pub(super) store_options: rocks::Options,
     pub(super) shares: Shares,
+    pub(super) turns: Arc<Turns>,
     pub(super) view_days: u16,
     pub(super) accept_gaps: Vec<Gap>,
     pub(super) objects: Arc<dyn ObjectStore>,

@@ -17,8 +17,8 @@ const ZSTD_LEVEL: i32 = -5;
 /// open.
 const ROW_BYTES_MAX: usize = 256 << 20;
 
-/// Bytes of a buffer that are kept between rows.
-const KEPT_BYTES: usize = 4 << 20;
+/// Bytes of a buffer that are kept between rows: with many partitions, what each keeps adds up.
+const KEPT_BYTES: usize = 1 << 20;
 
 /// A tail row under construction: traces, and heads that say what they are.
 #[derive(Default)]
@@ -102,6 +102,8 @@ impl TailWriter {
         let mut row = Vec::with_capacity(8 + self.packed.len());
         row.extend_from_slice(&(text.len() as u64).to_be_bytes());
         row.extend_from_slice(&self.packed);
+        self.packed.clear();
+        self.packed.shrink_to(KEPT_BYTES);
         (row, text.len())
     }
 }

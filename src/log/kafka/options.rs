@@ -248,7 +248,7 @@ impl Options {
         // the threads of the broker twice as often and brings nothing.
         let defaults = [
             ("queued.min.messages", "100000"),
-            ("queued.max.messages.kbytes", "4096"),
+            ("queued.max.messages.kbytes", "1024"),
             ("fetch.message.max.bytes", "262144"),
             ("fetch.max.bytes", "1048576"),
             ("fetch.queue.backoff.ms", "10"),
