@@ -60,7 +60,7 @@ pub(crate) fn run(figures: &mut Figures) {
     let begun = Instant::now();
     let mut again = Server::start(&setup, "first");
     again.wait_ready();
-    let assigned = |server: &Server| server.metric("trailproof_partitions_assigned");
+    let assigned = |server: &Server| server.metric("trailproof_assigned_partitions");
     while assigned(&again).unwrap_or_default() < 1.0 {
         assert!(begun.elapsed() < Duration::from_secs(120), "it gets no partition back");
         std::thread::sleep(Duration::from_millis(10));
