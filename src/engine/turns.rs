@@ -8,6 +8,8 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::config::cores;
+
 /// Turns that are left.
 #[derive(Debug)]
 pub struct Turns {
@@ -29,7 +31,7 @@ impl Turns {
     /// A turn for every two cores.
     #[must_use]
     pub fn of_cores() -> Self {
-        Self::new(std::thread::available_parallelism().map_or(1, usize::from) / 2)
+        Self::new(cores() / 2)
     }
 
     /// Waits for a turn. It lasts a step of the work, so the wait is short.

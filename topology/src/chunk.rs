@@ -128,7 +128,7 @@ impl Part {
     /// Forgets the traces, and keeps the memory for others: of text, `text_bytes_max` at most.
     pub(crate) fn clear(&mut self, text_bytes_max: usize) {
         self.text.clear();
-        // One huge trace must not keep its memory for ever.
+        // Huge traces must not keep their memory for ever.
         self.text.shrink_to(text_bytes_max);
         self.side.clear();
         self.entries.clear();

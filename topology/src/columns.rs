@@ -115,9 +115,6 @@ impl Column {
     }
 }
 
-/// Most rounds of a [`Table`] between two times that it is cleared.
-const ROUND_MAX: u64 = u8::MAX as u64;
-
 /// In place of a width: every code is 1.
 const CONSTANT: u8 = 255;
 
@@ -155,6 +152,10 @@ impl Columns {
         self.stream_times_ms.clear();
         self.times_ms.clear();
         self.trace_ids.clear();
+        self.offsets.reserve_exact(count);
+        self.stream_times_ms.reserve_exact(count);
+        self.times_ms.reserve_exact(count);
+        self.trace_ids.reserve_exact(count);
         for part in parts {
             for entry in &part.entries {
                 self.offsets.push(entry.offset);
@@ -258,6 +259,9 @@ impl ColumnsWriter {
         self.columns.encode()
     }
 }
+
+/// Most rounds of a [`Table`] between two times that it is cleared.
+const ROUND_MAX: u64 = u8::MAX as u64;
 
 /// A hash table from value to code, used for one attribute after another.
 #[derive(Debug, Default)]

@@ -145,11 +145,7 @@ impl Pool {
 
     /// Forgets the batch.
     pub fn clear(&mut self) {
-        self.all.text.clear();
-        // One batch of huge traces must not keep its memory for ever.
-        self.all.text.shrink_to(KEPT_BYTES);
-        self.all.side.clear();
-        self.all.entries.clear();
+        self.all.clear(KEPT_BYTES);
         self.next.clear();
         self.taken = 0;
     }

@@ -45,6 +45,14 @@ pub struct Filing<'a> {
     pub trace_id: Option<&'a str>,
 }
 
+impl Filing<'_> {
+    /// Bytes of the trace as stored.
+    #[must_use]
+    pub fn stored_bytes(&self) -> usize {
+        self.record.len() + self.added.len()
+    }
+}
+
 /// Counts and hashes of a segment up to some trace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -183,7 +191,7 @@ impl OpenSegment {
                 pool.take(&mut self.current, part);
             }
         }
-        let length = filing.record.len() + filing.added.len();
+        let length = filing.stored_bytes();
         self.open_bytes += Self::grows_by(length);
         let time_ms = filing.trace.indexed_time_ms();
         self.summary.add(filing.offset, time_ms, length, *filing.leaf);

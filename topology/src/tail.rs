@@ -90,7 +90,6 @@ impl TailWriter {
         let heads = (self.heads.len() as u64).to_be_bytes();
         text.append(&mut self.heads);
         text.extend_from_slice(&heads);
-        self.packed.clear();
         self.packed.reserve(zstd::zstd_safe::compress_bound(text.len()));
         self.compressor
             .get_or_insert_with(|| {

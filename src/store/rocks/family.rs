@@ -16,10 +16,8 @@ const BLOB_FILE_BYTES: u64 = 64 << 20;
 const TABLE_FILE_BYTES: u64 = 32 << 20;
 const LEVEL_BASE_BYTES: u64 = 128 << 20;
 const BLOCK_BYTES: usize = 16 << 10;
-/// Flushed tables that wait for each other before they are compacted: most columns rows have
-/// become runs by then.
-const FRESH_TABLES: i32 = 4;
-/// The same of a queue, of whose rows hardly any is left by then.
+/// Flushed tables of the queue that wait for each other before they are compacted: hardly any of
+/// their rows is left by then.
 const QUEUE_TABLES: i32 = 12;
 
 /// A column family, numbered as in [`FAMILIES`].
@@ -72,10 +70,11 @@ impl Family {
         family.set_max_write_buffer_number(2);
         family.set_target_file_size_base(TABLE_FILE_BYTES);
         family.set_max_bytes_for_level_base(LEVEL_BASE_BYTES);
-        let tables = if self == Self::Queue { QUEUE_TABLES } else { FRESH_TABLES };
-        family.set_level_zero_file_num_compaction_trigger(tables);
-        family.set_level_zero_slowdown_writes_trigger(tables + 16);
-        family.set_level_zero_stop_writes_trigger(tables + 32);
+        if self == Self::Queue {
+            family.set_level_zero_file_num_compaction_trigger(QUEUE_TABLES);
+            family.set_level_zero_slowdown_writes_trigger(QUEUE_TABLES + 16);
+            family.set_level_zero_stop_writes_trigger(QUEUE_TABLES + 32);
+        }
         // Frames, packed tails and hashes: there is nothing left to gain.
         family.set_compression_type(DBCompressionType::None);
         if self == Self::Default {

@@ -37,7 +37,7 @@ pub(super) fn count<'a, R: Readable>(
         found.total += total;
         return tallies.finish(source, true, &mut found.facets, &mut found.bounds);
     }
-    let mut masks = Vec::new();
+    let (mut masks, mut ones) = (Vec::new(), 0);
     for block in 0..blocks {
         if matcher.blocks >> block & 1 == 0 || !ranges.meet(&source.extent(block)) {
             continue;
@@ -46,11 +46,12 @@ pub(super) fn count<'a, R: Readable>(
         if mask.is_empty() {
             continue;
         }
-        found.total += mask.ones() as u64;
+        ones += mask.ones();
         bucket(query, source, block, &mask, &mut found.histogram)?;
         masks.push((block, mask));
     }
-    tallies.add(source, &masks)?;
+    found.total += ones as u64;
+    tallies.add(source, &masks, ones)?;
     tallies.finish(source, false, &mut found.facets, &mut found.bounds)
 }
 
@@ -86,9 +87,13 @@ impl Counts {
         Self { facets: query.facets.iter().map(facet).collect() }
     }
 
-    /// Counts the matches of each block, which are in order of block.
-    fn add<R: Readable>(&mut self, source: &Source<'_, R>, masks: &[(usize, Mask)]) -> Read<(), R> {
-        let ones: usize = masks.iter().map(|(_, mask)| mask.ones()).sum();
+    /// Counts the matches of each block, which are in order of block and `ones` in all.
+    fn add<R: Readable>(
+        &mut self,
+        source: &Source<'_, R>,
+        masks: &[(usize, Mask)],
+        ones: usize,
+    ) -> Read<(), R> {
         for Facet { attribute, counts, only } in &mut self.facets {
             if counts.len() == 1 {
                 continue;

@@ -148,14 +148,20 @@ impl Mask {
         if row.len() != crate::pack::codes_len(self.count, width) {
             return None;
         }
-        let small = |bytes: &[u8], at: usize| {
+        let small = |at: usize| {
             let bit = at * usize::from(width);
-            usize::from(bytes[bit / 8] >> (bit % 8)) & ((1 << width) - 1)
+            usize::from(row[bit / 8] >> (bit % 8)) & ((1 << width) - 1)
         };
         match width {
-            8 => self.count_few::<256>(row, 64, |bytes, at| usize::from(bytes[at]), counts),
-            16 => self.count_many(row, counts),
-            _ => self.count_few::<16>(row, 8 * usize::from(width), small, counts),
+            8 => self.count_few::<256>(|at| usize::from(row[at]), counts),
+            16 => {
+                let pairs = row.as_chunks::<2>().0;
+                self.iter().try_for_each(|at| {
+                    *counts.get_mut(usize::from(u16::from_le_bytes(pairs[at])))? += 1;
+                    Some(())
+                })
+            }
+            _ => self.count_few::<16>(small, counts),
         }
     }
 
@@ -163,40 +169,15 @@ impl Mask {
     /// count that was just written cannot be read at once.
     fn count_few<const CODES: usize>(
         &self,
-        row: &[u8],
-        bytes_per_word: usize,
-        code: impl Fn(&[u8], usize) -> usize,
+        code: impl Fn(usize) -> usize,
         counts: &mut [u32],
     ) -> Option<()> {
         let mut tables = [[0u32; CODES]; 4];
-        for (word, bytes) in self.words.iter().zip(row.chunks(bytes_per_word)) {
-            let mut left = *word;
-            let mut turn = 0;
-            while left != 0 {
-                let at = left.trailing_zeros() as usize;
-                left &= left - 1;
-                tables[turn % 4][code(bytes, at) % CODES] += 1;
-                turn += 1;
-            }
-        }
+        self.iter().enumerate().for_each(|(turn, at)| tables[turn % 4][code(at) % CODES] += 1);
         for code in 0..CODES {
             let sum: u32 = tables.iter().map(|table| table[code]).sum();
             if sum > 0 {
                 *counts.get_mut(code)? += sum;
-            }
-        }
-        Some(())
-    }
-
-    /// Counts codes of 16 bits.
-    fn count_many(&self, row: &[u8], counts: &mut [u32]) -> Option<()> {
-        let pairs = row.as_chunks::<2>().0;
-        for (word, pairs) in self.words.iter().zip(pairs.chunks(64)) {
-            let mut left = *word;
-            while left != 0 {
-                let at = left.trailing_zeros() as usize;
-                left &= left - 1;
-                *counts.get_mut(usize::from(u16::from_le_bytes(pairs[at])))? += 1;
             }
         }
         Some(())

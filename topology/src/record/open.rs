@@ -164,7 +164,7 @@ impl OpenSegments {
         position: &mut Position,
         batch: &mut Batch,
     ) {
-        let length = filing.record.len() + filing.added.len();
+        let length = filing.stored_bytes();
         let catalog = context.router.catalog();
         let tracker = context.router.tracker_at(number);
         let id = context.router.trackers()[number as usize].id;

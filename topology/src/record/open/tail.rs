@@ -122,7 +122,7 @@ impl OpenSegments {
         let segment =
             segments.entry(service).or_insert_with(|| Box::new(OpenSegment::new(id.clone())));
         segment.push(&mut self.pool, filing);
-        self.open_bytes += OpenSegment::grows_by(filing.record.len());
+        self.open_bytes += OpenSegment::grows_by(filing.stored_bytes());
     }
 
     /// Notes a tail row that was read back, and shares what it put back.
