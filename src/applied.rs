@@ -100,7 +100,8 @@ impl std::fmt::Display for Gap {
 
 /// Checks that the partition in the log is the one that `rows` were built from, and that nothing
 /// which they lack is gone from it but what is in `accepted`: that gap is answered. `lanes` are the
-/// committed positions of its publisher.
+/// committed positions of its publisher, and `settled` is the input offset committed with them:
+/// rows that are new here know of neither, and what was published must not be taken for what comes.
 ///
 /// # Errors
 /// [`log::Error::Diverged`] (never); the log's and the store's own.
@@ -108,7 +109,7 @@ pub fn check<R: Rows<Error = store::Error>>(
     rows: &R,
     broker: &dyn Broker,
     (topic, partition): (Topic, u32),
-    lanes: [u64; LANES],
+    (lanes, settled): ([u64; LANES], Offset),
     accepted: &[Gap],
 ) -> Result<Option<Gap>, Error> {
     let position = position(rows)?;
@@ -116,10 +117,11 @@ pub fn check<R: Rows<Error = store::Error>>(
     let name = || format!("{}/{partition}", topic.name());
     let next = position.next_offset;
     let diverged = |text: String| Err(log::Error::Diverged(text).into());
-    if next > bounds.end {
+    let known = next.max(settled);
+    if known > bounds.end {
         return diverged(format!(
             "topic {}, partition {partition}, was recreated or truncated: it ends at offset {}, \
-             and {next} were applied. {REMEDY}",
+             and {known} were applied. {REMEDY}",
             topic.name(),
             bounds.end
         ));

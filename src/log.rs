@@ -232,6 +232,16 @@ pub trait Publisher {
     /// [`Error::Unavailable`] (later), [`Error::Fenced`] (never).
     fn committed(&mut self) -> Result<[u64; LANES], Error>;
 
+    /// The input offset that was committed with the lanes, see [`Publisher::publish`]: the input
+    /// held every record below it. 0 where nothing was committed yet, and from a log that keeps
+    /// none: it cannot lose its end and keep the lanes.
+    ///
+    /// # Errors
+    /// As [`Publisher::committed`].
+    fn settled(&mut self) -> Result<Offset, Error> {
+        Ok(0)
+    }
+
     /// Appends `records` and commits `lanes`, all or nothing. `settled` is the input offset below
     /// which everything said is delivered: what a consumer group's lag is counted from.
     ///
@@ -272,6 +282,10 @@ impl<L: Log + ?Sized> Log for Box<L> {
 impl<P: Publisher + ?Sized> Publisher for Box<P> {
     fn committed(&mut self) -> Result<[u64; LANES], Error> {
         (**self).committed()
+    }
+
+    fn settled(&mut self) -> Result<Offset, Error> {
+        (**self).settled()
     }
 
     fn publish(

@@ -156,7 +156,8 @@ where
     P: Publisher,
     T: std::ops::Deref<Target: StateStore>,
 {
-    /// Reads the lanes' committed positions; the worker must not load its stage before that.
+    /// Reads the lanes' committed positions and the input's; the worker must not load its stage
+    /// before that.
     ///
     /// # Errors
     /// The log's.
@@ -168,6 +169,7 @@ where
         limits: Limits,
     ) -> Result<Self, Error> {
         progress.commit(publisher.committed()?);
+        progress.settle(publisher.settled()?);
         let publisher = Mutex::new(publisher);
         Ok(Self { publisher, store, objects, progress, limits, gate: Arc::default() })
     }

@@ -115,6 +115,12 @@ impl Progress {
         }
     }
 
+    /// Notes the input offset that was committed with the lanes before this worker began. It never
+    /// goes back, so that the log always tells how far its input was read.
+    pub fn settle(&self, offset: Offset) {
+        self.settled.fetch_max(offset, Ordering::AcqRel);
+    }
+
     fn store(&self, position: &Position) {
         for (own, lane) in self.stored.iter().zip(position.lane_next) {
             own.store(lane, Ordering::Release);

@@ -61,7 +61,7 @@ impl Running {
             &store.snapshot(),
             &*context.broker,
             slot.input,
-            progress.committed(),
+            (progress.committed(), progress.settled(progress.committed())),
             &context.accept_gaps,
         )
         .map_err(|error| worker_fault(&error))?;

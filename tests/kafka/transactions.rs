@@ -106,14 +106,17 @@ fn the_last_publisher_of_an_owner_fences_the_others() {
     first.publish(&said("one"), [0, 1], 1).unwrap();
     let mut second = log.publisher(OWNER).unwrap();
     assert_eq!(second.committed().unwrap(), [0, 1]);
+    assert_eq!(second.settled().unwrap(), 1, "the input offset that was committed with them");
     let fenced = first.publish(&said("lost"), [0, 2], 2).unwrap_err();
     assert!(matches!(fenced, Error::Fenced(_)), "{fenced}");
     let still = first.committed().unwrap_err();
     assert!(matches!(still, Error::Fenced(_)), "{still}");
     second.publish(&said("two"), [0, 2], 2).unwrap();
+    assert_eq!(second.settled().unwrap(), 2);
     assert_eq!(await_heard(&log, 2), ["one", "two"]);
     let mut other = log.publisher(Owner::Record(1)).unwrap();
     assert_eq!(other.committed().unwrap(), [0, 0], "owners are strangers to each other");
+    assert_eq!(other.settled().unwrap(), 0);
 }
 
 #[test]

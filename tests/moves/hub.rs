@@ -16,14 +16,16 @@ pub(crate) struct Hub {
     pub(crate) log: EmbeddedLog,
     members: Mutex<BTreeMap<usize, Arc<dyn Partitions>>>,
     epochs: Mutex<BTreeMap<Owner, u64>>,
+    /// The input offset of each owner's last publish, as a group keeps it.
+    settled: Mutex<BTreeMap<Owner, Offset>>,
     /// Publishes of each instance that reached the log.
     publishes: [AtomicU64; 2],
 }
 
 impl Hub {
     pub(crate) fn new(log: EmbeddedLog) -> Arc<Self> {
-        let (members, epochs, publishes) = Default::default();
-        Arc::new(Self { log, members, epochs, publishes })
+        let (members, epochs, settled, publishes) = Default::default();
+        Arc::new(Self { log, members, epochs, settled, publishes })
     }
 
     /// The broker as one instance has it.
@@ -138,6 +140,10 @@ impl Publisher for Fencing {
         self.inner.committed()
     }
 
+    fn settled(&mut self) -> Result<Offset, Error> {
+        Ok(self.hub.settled.lock().unwrap().get(&self.owner).copied().unwrap_or_default())
+    }
+
     fn publish(
         &mut self,
         records: &[OutRecord],
@@ -150,6 +156,8 @@ impl Publisher for Fencing {
             return Err(Error::Fenced(self.owner.name()));
         }
         self.hub.publishes[self.instance].fetch_add(1, Ordering::SeqCst);
-        self.inner.publish(records, lanes, settled)
+        self.inner.publish(records, lanes, settled)?;
+        self.hub.settled.lock().unwrap().insert(self.owner, settled);
+        Ok(())
     }
 }

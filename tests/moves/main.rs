@@ -241,6 +241,29 @@ fn a_log_that_is_another_one_stops_its_partition() {
     assert!(text.contains("new buckets"), "{text}");
 }
 
+/// The rows are new here: only the group knows that the log was longer. What comes now would be
+/// taken for what was published from the records that are gone.
+#[test]
+fn a_log_shorter_than_the_group_knows_stops_an_instance_without_rows() {
+    let mut world = World::new();
+    let traces = [(Topic::Traces, 0)];
+    let engine = world.start(0);
+    world.hub.give(0, &traces);
+    world.append(5);
+    until("the notifications", || world.notified().len() == 5);
+    engine.stop().unwrap();
+    let broker = world.hub.broker(1);
+    let mut publisher = broker.publisher(Owner::Record(0)).unwrap();
+    let lanes = publisher.committed().unwrap();
+    assert_eq!(publisher.settled().unwrap(), 6, "it tells how far the input was read");
+    publisher.publish(&[], lanes, 1_000).unwrap();
+    let engine = world.start(1);
+    world.hub.give(1, &traces);
+    let text = problem(&engine);
+    assert!(text.contains("it ends at offset 6, and 1000 were applied"), "{text}");
+    assert!(text.contains("new kafka.group"), "{text}");
+}
+
 #[test]
 fn records_gone_before_they_were_applied_stop_their_partition() {
     let mut world = World::new();

@@ -38,8 +38,9 @@ pub struct KafkaPublisher {
     pub(super) owner: Owner,
     pub(super) id: String,
     producer: Option<Transactional>,
-    /// `None` while it is not settled.
-    lanes: Option<[u64; LANES]>,
+    /// Lanes and input offset of the last transaction; `None` while they are not known for certain.
+    committed: Option<([u64; LANES], Offset)>,
+    /// The input offset that was committed last, and when.
     settled: Option<(Offset, Instant)>,
     fenced: bool,
     crash: Option<Crash>,
@@ -60,7 +61,7 @@ impl KafkaPublisher {
             owner,
             id,
             producer: None,
-            lanes: None,
+            committed: None,
             settled: None,
             fenced: false,
             crash: None,
@@ -143,12 +144,22 @@ impl KafkaPublisher {
         Ok((list, group))
     }
 
+    /// Lanes and input offset of the last transaction, settled where that is in doubt.
+    fn known(&mut self) -> Result<([u64; LANES], Offset), Error> {
+        if let Some(committed) = self.committed {
+            return Ok(committed);
+        }
+        let committed = self.settle()?;
+        self.committed = Some(committed);
+        Ok(committed)
+    }
+
     /// Makes sure that what was just committed can be read.
-    fn confirm(&mut self, lanes: [u64; LANES], said: &Said) -> Result<(), Error> {
+    fn confirm(&mut self, lanes: [u64; LANES], settled: Offset, said: &Said) -> Result<(), Error> {
         let has_input = self.owner.input().is_some();
         let wait = if has_input { SHOWN_WAIT } else { SHOWN_WAIT_NO_INPUT };
         if self.await_shown(said, wait).is_ok() {
-            self.lanes = Some(lanes);
+            self.committed = Some((lanes, settled));
             return Ok(());
         }
         // A new producer's start ends when the coordinator has done all it will ever do.
@@ -162,7 +173,7 @@ impl KafkaPublisher {
 
     /// Notes what went wrong, and says what the caller may do.
     pub(super) fn failed(&mut self, trouble: Trouble) -> Error {
-        self.lanes = None;
+        self.committed = None;
         let name = self.owner.name();
         match trouble {
             Trouble::Aborted(why) => Error::Unavailable(format!("kafka: {name}: aborted: {why}")),
@@ -185,12 +196,11 @@ impl KafkaPublisher {
 
 impl Publisher for KafkaPublisher {
     fn committed(&mut self) -> Result<[u64; LANES], Error> {
-        if let Some(lanes) = self.lanes {
-            return Ok(lanes);
-        }
-        let lanes = self.settle()?;
-        self.lanes = Some(lanes);
-        Ok(lanes)
+        self.known().map(|(lanes, _)| lanes)
+    }
+
+    fn settled(&mut self) -> Result<Offset, Error> {
+        self.known().map(|(_, settled)| settled)
     }
 
     fn publish(
@@ -215,9 +225,9 @@ impl Publisher for KafkaPublisher {
         let seconds = self.cluster.metrics.histogram(metrics::KAFKA_TRANSACTION_SECONDS, &[]);
         seconds.record(began.elapsed().as_secs_f64());
         // Until it is confirmed only the log knows.
-        self.lanes = None;
+        self.committed = None;
         let said = outcome.map_err(|trouble| self.failed(trouble))?;
         self.settled = Some((settled, Instant::now()));
-        self.confirm(lanes, &said)
+        self.confirm(lanes, settled, &said)
     }
 }

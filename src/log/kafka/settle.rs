@@ -64,16 +64,16 @@ const READ: ReadLimits = ReadLimits { records: 4_096, bytes: 8 << 20 };
 const SWEEP: (&str, &str) = ("trailproof", "sweep");
 
 impl KafkaPublisher {
-    /// Takes the steps; the lanes that are committed, whose records can all be read.
+    /// Takes the steps; the lanes and the offset that are committed, whose records can all be read.
     ///
     /// # Errors
     /// [`Error::Unavailable`] (later, from the first step), [`Error::Refused`], [`Error::Fenced`].
-    pub(super) fn settle(&mut self) -> Result<[u64; LANES], Error> {
+    pub(super) fn settle(&mut self) -> Result<([u64; LANES], Offset), Error> {
         self.ensure_producer()?;
         let committed = self.read_group()?;
         self.sweep(&committed.said)?;
         self.say_again(&committed)?;
-        Ok(committed.lanes)
+        Ok((committed.lanes, committed.offset))
     }
 
     /// What the group's offset says.
