@@ -48,6 +48,10 @@ pub enum Error {
     /// still needs. Going on would mix two histories, or skip records in silence.
     #[error("{0}")]
     Diverged(String),
+    /// The partition changed under its reader, which cannot tell whether what it has read is still
+    /// there. A new start of the partition can: it compares the last applied record.
+    #[error("{0} changed while it was read; what was applied is compared with it again")]
+    Changed(String),
     /// The log does not take this: no such partition, too large, other numbers of partitions.
     #[error("the log refuses: {0}")]
     Refused(String),
@@ -72,8 +76,16 @@ impl Error {
             | Self::Corrupt(_)
             | Self::Fenced(_)
             | Self::Diverged(_)
+            | Self::Changed(_)
             | Self::Refused(_) => Retry::Never,
         }
+    }
+
+    /// Whether only a new start of the partition can tell how to go on: who owns it, and whether
+    /// its log is still the one that its state was built from.
+    #[must_use]
+    pub fn needs_restart(&self) -> bool {
+        matches!(self, Self::Fenced(_) | Self::Changed(_) | Self::OutOfRange { .. })
     }
 }
 
@@ -203,7 +215,8 @@ pub trait Log {
     /// the end. Empty at the end of the partition.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] (never), [`Error::Corrupt`] (never), [`Error::Unavailable`] (later).
+    /// [`Error::OutOfRange`], [`Error::Changed`], [`Error::Corrupt`] (never),
+    /// [`Error::Unavailable`] (later).
     fn poll(
         &mut self,
         from: Offset,

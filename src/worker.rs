@@ -197,6 +197,8 @@ pub struct Worker<S: Stage, L, T> {
     catalogs: Catalogs,
     progress: Arc<Progress>,
     records: RecordBatch,
+    /// An error behind the records of the last step that is for good: the log may not say it again.
+    late: Option<log::Error>,
     batch_bytes_max: usize,
     poll_bytes_max: usize,
 }
@@ -224,6 +226,7 @@ where
             catalogs,
             progress,
             records: RecordBatch::default(),
+            late: None,
             batch_bytes_max: BATCH_BYTES_MAX,
             poll_bytes_max: POLL_BYTES_MAX,
         }
@@ -302,8 +305,11 @@ where
     /// Polls and applies one piece after another, until the batch is full or the log has no more.
     ///
     /// # Errors
-    /// The log's, where nothing is applied yet; else the next step meets it again.
+    /// The log's, where nothing is applied yet; else the next step meets it.
     fn take(&mut self, stage: &mut S, batch: &mut Batch) -> Result<Taken, log::Error> {
+        if let Some(error) = self.late.take() {
+            return Err(error);
+        }
         let mut taken = Taken::default();
         loop {
             let next = stage.position().next_offset;
@@ -313,7 +319,10 @@ where
             let marked = match polled.and_then(|()| self.marked()) {
                 Ok(marked) => marked,
                 Err(error) if taken.records == 0 => return Err(error),
-                Err(_) => return Ok(taken),
+                Err(error) => {
+                    self.late = Some(error).filter(|error| error.retry() == log::Retry::Never);
+                    return Ok(taken);
+                }
             };
             self.apply(stage, &marked, batch);
             taken.records += self.records.len();

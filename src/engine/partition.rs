@@ -17,7 +17,7 @@ use super::shares::Shares;
 use super::threads::{Alarms, Bell, Fault, Job, Threads};
 use super::turns::Turns;
 use crate::indexer::{Backlog, Indexer};
-use crate::log::{self, Log, Publisher};
+use crate::log::{Log, Publisher};
 use crate::metrics::{self, Metrics};
 use crate::outbox::{self, Delivered, Outbox};
 use crate::store::StateStore as _;
@@ -269,14 +269,14 @@ impl OutboxJob {
 
 /// A fault of a worker's step.
 pub(super) fn worker_fault(error: &worker::Error) -> Fault {
-    let fenced = matches!(error, worker::Error::Log(log::Error::Fenced(_)));
-    Fault { fenced, ..Fault::new(error.retry(), error) }
+    let restart = matches!(error, worker::Error::Log(error) if error.needs_restart());
+    Fault { restart, ..Fault::new(error.retry(), error) }
 }
 
 /// A fault of an outbox's step.
 pub(super) fn outbox_fault(error: &outbox::Error) -> Fault {
-    let fenced = matches!(error, outbox::Error::Log(log::Error::Fenced(_)));
-    Fault { fenced, ..Fault::new(error.retry(), error) }
+    let restart = matches!(error, outbox::Error::Log(error) if error.needs_restart());
+    Fault { restart, ..Fault::new(error.retry(), error) }
 }
 
 /// Indexing and retention: what is not on the hot path.

@@ -88,7 +88,7 @@ impl Running {
         if let Err(error) = started {
             running.threads.stop();
             let text = format!("cannot start a thread: {error}");
-            return Err(Fault { retry: Retry::Later, fenced: false, text });
+            return Err(Fault { retry: Retry::Later, restart: false, text });
         }
         Ok(running)
     }
@@ -109,8 +109,9 @@ impl Running {
         partition::start_record(parts, record, &self.threads)
     }
 
-    /// Looks after the partition until it is to stop, another owner took it, or its rows turned out
-    /// to be damaged: opened again, they are set aside and rebuilt from the log.
+    /// Looks after the partition until it is to stop, another owner took it, its log changed, or
+    /// its rows turned out to be damaged: opened again, they are set aside and rebuilt from the
+    /// log.
     pub(super) fn attend(&self, slot: &Slot, context: &Context) {
         let mut gap = self.gap;
         let mut seen = (0, 0);
@@ -133,7 +134,7 @@ impl Running {
                 slot.note_restored(true);
             }
             let look = if restored { LOOK } else { RESTORING_LOOK };
-            if slot.wait_stop(look) || self.threads.is_fenced() {
+            if slot.wait_stop(look) || self.threads.needs_restart() {
                 return;
             }
             if self.store.is_damaged() {

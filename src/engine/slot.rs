@@ -28,9 +28,9 @@ use crate::store::rocks::{self, RocksStore};
 use crate::view::View;
 use crate::worker::Progress;
 
-/// Pause before a partition that another owner took is opened again: the group's word that it has
-/// moved mostly comes first.
-const FENCED_PAUSE: Duration = Duration::from_secs(1);
+/// Pause before a partition that ended by itself is opened again. Where another owner took it, the
+/// group's word that it has moved mostly comes first.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// Looks at whether another owner has released the rows.
 const RELEASE_LOOK: Duration = Duration::from_millis(100);
@@ -281,9 +281,9 @@ fn supervise(slot: &Slot, context: &Context, before: Option<Arc<Slot>>) {
                 running.attend(slot, context);
                 slot.note_restored(false);
                 running.end(slot, context);
-                pause = FENCED_PAUSE;
+                pause = RESTART_PAUSE;
             }
-            Err(Fault { retry: Retry::Never, text, fenced: false }) => {
+            Err(Fault { retry: Retry::Never, text, restart: false }) => {
                 slot.note_problem(&text, false);
                 while !slot.wait_stop(PAUSE_MAX) {}
             }

@@ -52,8 +52,9 @@ impl Bell {
 pub struct Fault {
     /// Whether trying again can help.
     pub retry: Retry,
-    /// Whether it is that another owner took over: only a new start can tell whose it is now.
-    pub fenced: bool,
+    /// Whether only a new start can tell how to go on: another owner took over, or the log changed
+    /// under its reader.
+    pub restart: bool,
     /// The error and its sources, in words.
     pub text: String,
 }
@@ -68,7 +69,7 @@ impl Fault {
             text.push_str(&cause.to_string());
             source = cause.source();
         }
-        Self { retry, fenced: false, text }
+        Self { retry, restart: false, text }
     }
 }
 
@@ -87,7 +88,7 @@ pub trait Job: Send {
 #[derive(Debug, Default)]
 struct Shared {
     stop: AtomicBool,
-    fenced: AtomicBool,
+    restart: AtomicBool,
     bells: Mutex<Vec<Arc<Bell>>>,
     problems: Mutex<BTreeMap<String, String>>,
     /// What went wrong once and no later step mends.
@@ -173,10 +174,10 @@ impl Threads {
         Alarms(Arc::clone(&self.shared))
     }
 
-    /// Whether a job ended because another owner took over.
+    /// Whether a job ended with a fault that only a new start may mend.
     #[must_use]
-    pub fn is_fenced(&self) -> bool {
-        self.shared.fenced.load(Ordering::Acquire)
+    pub fn needs_restart(&self) -> bool {
+        self.shared.restart.load(Ordering::Acquire)
     }
 
     /// Asks all jobs to stop after their step, and waits for them.
@@ -212,7 +213,7 @@ fn run(name: &str, job: &mut dyn Job, shared: &Shared, pause: &Bell) {
             Err(fault) => {
                 note(shared, name, &fault);
                 if fault.retry == Retry::Never {
-                    shared.fenced.fetch_or(fault.fenced, Ordering::AcqRel);
+                    shared.restart.fetch_or(fault.restart, Ordering::AcqRel);
                     break;
                 }
                 pause.wait(delay);

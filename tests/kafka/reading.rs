@@ -1,7 +1,7 @@
 //! What a partition's reader sees: holes, ends, and what is no longer there.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -131,6 +131,29 @@ fn a_topic_that_was_made_anew_is_found_out() {
     // The reader that lived through it stops too.
     let error = trouble(&mut *reader, 3);
     assert_eq!(error.retry(), Retry::Never, "{error}");
+}
+
+/// As where a log lost its end: the reader stands behind it, and when it hears so, others have come
+/// in the place of what is gone.
+#[test]
+fn a_log_that_lost_its_end_and_grew_again_is_not_read_on() {
+    let (server, _guard) = shared();
+    let log = connect(&options(server));
+    let mut reader = log.reader(Topic::Traces, 0).unwrap();
+    reader.wait(3, Duration::ZERO);
+    let placed = Instant::now();
+    until("time for the broker's answer", || (placed.elapsed().as_secs() >= 2).then_some(()));
+    log.append(&[(0, vec![b"a", b"b", b"c", b"d", b"e"])]).unwrap();
+    let mut batch = RecordBatch::default();
+    let error = until("an error", || match reader.poll(3, 1 << 20, &mut batch) {
+        Ok(()) => {
+            assert!(batch.is_empty(), "another record than was to come is read");
+            None
+        }
+        Err(Error::Unavailable(_)) => None,
+        Err(error) => Some(error),
+    });
+    assert!(matches!(error, Error::Changed(_)) && error.needs_restart(), "{error}");
 }
 
 #[test]

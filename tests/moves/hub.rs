@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use trailproof::log::broker::{Broker, Membership, Owner, Partitions, ReadLimits, StoredRecord};
 use trailproof::log::embedded::EmbeddedLog;
-use trailproof::log::{Error, Log, Publisher};
+use trailproof::log::{Error, Log, Publisher, RecordBatch};
 use trailproof_topology::effect::{LANES, OutRecord, Topic};
-use trailproof_topology::input::Offset;
+use trailproof_topology::input::{Millis, Offset};
 
 /// What the instances share.
 pub(crate) struct Hub {
@@ -20,12 +21,17 @@ pub(crate) struct Hub {
     settled: Mutex<BTreeMap<Owner, Offset>>,
     /// Publishes of each instance that reached the log.
     publishes: [AtomicU64; 2],
+    /// Readers that were made.
+    pub(crate) readers: AtomicU64,
+    /// Has the next reader that has just filled a batch find its partition changed, once.
+    pub(crate) change: AtomicBool,
 }
 
 impl Hub {
     pub(crate) fn new(log: EmbeddedLog) -> Arc<Self> {
         let (members, epochs, settled, publishes) = Default::default();
-        Arc::new(Self { log, members, epochs, settled, publishes })
+        let (readers, change) = Default::default();
+        Arc::new(Self { log, members, epochs, settled, publishes, readers, change })
     }
 
     /// The broker as one instance has it.
@@ -91,7 +97,9 @@ impl Broker for Instance {
     }
 
     fn reader(&self, topic: Topic, partition: u32) -> Result<Box<dyn Log + Send>, Error> {
-        Broker::reader(&self.hub.log, topic, partition)
+        self.hub.readers.fetch_add(1, Ordering::SeqCst);
+        let inner = Broker::reader(&self.hub.log, topic, partition)?;
+        Ok(Box::new(Changing { hub: Arc::clone(&self.hub), inner, full: false }))
     }
 
     fn publisher(&self, owner: Owner) -> Result<Box<dyn Publisher + Send>, Error> {
@@ -106,6 +114,41 @@ impl Broker for Instance {
     fn join(&self, partitions: Arc<dyn Partitions>) -> Result<Box<dyn Membership>, Error> {
         self.hub.members.lock().unwrap().insert(self.number, partitions);
         Ok(Box::new(Member { hub: Arc::clone(&self.hub), number: self.number }))
+    }
+}
+
+/// A reader whose partition may change under it.
+struct Changing {
+    hub: Arc<Hub>,
+    inner: Box<dyn Log + Send>,
+    full: bool,
+}
+
+impl Log for Changing {
+    fn poll(
+        &mut self,
+        from: Offset,
+        bytes_max: usize,
+        batch: &mut RecordBatch,
+    ) -> Result<(), Error> {
+        if self.full && self.hub.change.swap(false, Ordering::SeqCst) {
+            return Err(Error::Changed("the partition".to_owned()));
+        }
+        self.inner.poll(from, bytes_max, batch)?;
+        self.full = batch.bytes_len() >= bytes_max;
+        Ok(())
+    }
+
+    fn wait(&mut self, from: Offset, timeout: Duration) {
+        self.inner.wait(from, timeout);
+    }
+
+    fn now_ms(&self) -> Millis {
+        self.inner.now_ms()
+    }
+
+    fn tick(&mut self) -> Result<(), Error> {
+        self.inner.tick()
     }
 }
 

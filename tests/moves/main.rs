@@ -7,6 +7,7 @@ mod world;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use trailproof::api::backend::Backend as _;
 use trailproof::applied::Gap;
@@ -262,6 +263,23 @@ fn a_log_shorter_than_the_group_knows_stops_an_instance_without_rows() {
     let text = problem(&engine);
     assert!(text.contains("it ends at offset 6, and 1000 were applied"), "{text}");
     assert!(text.contains("new kafka.group"), "{text}");
+}
+
+/// The reader says so once, and in the midst of a batch: what it would read next may be other
+/// records than those that were to come.
+#[test]
+fn a_log_that_changes_under_its_reader_is_compared_again() {
+    let mut world = World::new();
+    let traces = [(Topic::Traces, 0)];
+    let engine = world.start(0);
+    world.append(4_000);
+    world.hub.change.store(true, Ordering::SeqCst);
+    world.hub.give(0, &traces);
+    until("a new reader", || world.hub.readers.load(Ordering::SeqCst) == 2);
+    until("all is restored", || settled(&engine) && viewed(&engine) == 4_000);
+    until("every trace is told of", || world.notified().len() == 4_000);
+    assert!(world.notified().values().all(|times| *times == 1));
+    engine.stop().unwrap();
 }
 
 #[test]

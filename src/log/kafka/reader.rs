@@ -7,6 +7,7 @@
 //! **Invariant:** after offset `n` the consumer delivers the next committed record behind `n`, or
 //! the reader is placed anew; nothing is skipped.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -142,14 +143,8 @@ impl PartitionReader {
 
     fn out_of_range(&self) -> Error {
         let wanted = self.next.unwrap_or_default();
-        let (topic, partition) = (self.topic.name(), self.partition);
-        match watermarks(&self.consumer, self.cluster.names.of(self.topic), partition) {
-            Ok(held) if !held.contains(&wanted) && wanted != held.end => {
-                Error::OutOfRange { topic, partition, wanted, start: held.start, end: held.end }
-            }
-            Ok(_) => Error::Unavailable(format!("kafka: {topic}/{partition} is changing")),
-            Err(error) => error,
-        }
+        let held = watermarks(&self.consumer, self.cluster.names.of(self.topic), self.partition);
+        outside((self.topic, self.partition), wanted, held)
     }
 
     /// Waits for a record, the end of the partition or trouble.
@@ -162,6 +157,23 @@ impl PartitionReader {
             }
             self.receive(left, None);
         }
+    }
+}
+
+/// What it means that a broker had nothing at `wanted`, by what the partition holds a moment later.
+/// Where it holds that offset again, or nobody says, records may have been lost and others have
+/// come in their place: whoever went on would read those as if they followed.
+fn outside(
+    (topic, partition): (Topic, u32),
+    wanted: Offset,
+    held: Result<Range<Offset>, Error>,
+) -> Error {
+    let topic = topic.name();
+    match held {
+        Ok(Range { start, end }) if wanted < start || wanted > end => {
+            Error::OutOfRange { topic, partition, wanted, start, end }
+        }
+        Ok(_) | Err(_) => Error::Changed(format!("{topic}/{partition}")),
     }
 }
 
@@ -201,7 +213,7 @@ pub(super) fn watermarks(
     consumer: &BaseConsumer<Watch>,
     topic: &str,
     partition: u32,
-) -> Result<std::ops::Range<Offset>, Error> {
+) -> Result<Range<Offset>, Error> {
     let number = i32::try_from(partition).unwrap_or(i32::MAX);
     let (start, end) = consumer
         .fetch_watermarks(topic, number, BOUNDS_WAIT)
@@ -275,5 +287,31 @@ impl Log for PartitionReader {
         self.cluster.time.stamped(time_ms);
         self.ticked = Some(offset);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The broker had nothing at 7.
+    fn check(held: Result<Range<Offset>, Error>, expect: &str) {
+        let error = outside((Topic::Traces, 3), 7, held);
+        assert_eq!(error.to_string(), expect);
+        assert!(error.needs_restart(), "{error}");
+    }
+
+    #[test]
+    fn an_offset_that_was_not_there_is_never_gone_on_from() {
+        let outside = "offset 7 of traces/3 is outside the log, which holds";
+        check(Ok(8..20), &format!("{outside} 8 to 20"));
+        check(Ok(0..6), &format!("{outside} 0 to 6"));
+        // Truncated to 6, and grown since: what is at 7 now is another record.
+        let changed = "traces/3 changed while it was read; what was applied is compared with it \
+                       again";
+        for held in [0..7, 0..8, 7..8, 0..900] {
+            check(Ok(held), changed);
+        }
+        check(Err(Error::Unavailable("no broker".to_owned())), changed);
     }
 }
