@@ -11,16 +11,12 @@ use trailproof_topology::key::{self, Table};
 use trailproof_topology::state::Rows;
 
 use crate::log::broker::{Broker, ReadLimits};
-use crate::log::{self, Polled};
+use crate::log::{self, Polled, REMEDY};
 use crate::store;
 use crate::worker::Error;
 
 /// Bytes of the row: offset, append time, SHA-256.
 const ROW_BYTES: usize = 8 + 8 + 32;
-
-/// What to do about a log that is another one.
-const REMEDY: &str = "Bring that topic back; or begin anew, with a new kafka.group, an empty data \
-                      folder and new buckets";
 
 /// The fingerprint of an applied record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

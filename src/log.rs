@@ -16,6 +16,10 @@ use std::time::Duration;
 use trailproof_topology::effect::{LANES, OutRecord};
 use trailproof_topology::input::{Millis, Offset};
 
+/// What to do about a topic that is not the one that the state was built from.
+pub(crate) const REMEDY: &str = "Bring that topic back; or begin anew, with a new kafka.group, an \
+                                 empty data folder and new buckets";
+
 /// What went wrong at the log.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

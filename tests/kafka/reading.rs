@@ -107,6 +107,22 @@ fn remove(server: &Server, name: &str) {
 }
 
 #[test]
+fn a_topic_that_was_deleted_stops_its_reader_with_what_to_do() {
+    let (server, _guard) = shared();
+    let options = options(server);
+    let log = connect(&options);
+    log.append(&[(0, vec![b"a", b"b", b"c"])]).unwrap();
+    let mut reader = log.reader(Topic::Traces, 0).unwrap();
+    assert_eq!(collect(&mut *reader, 0, 3).len(), 3);
+    remove(server, &options.topic(Topic::Traces));
+    let error = trouble(&mut *reader, 3);
+    assert_eq!(error.retry(), Retry::Never);
+    let why = error.to_string();
+    assert!(why.starts_with("traces/0 does not exist any more. Bring that topic back"), "{why}");
+    assert!(why.contains("a new kafka.group, an empty data folder and new buckets"), "{why}");
+}
+
+#[test]
 fn a_topic_that_was_made_anew_is_found_out() {
     let (server, _guard) = shared();
     let options = options(server);

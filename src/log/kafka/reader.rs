@@ -21,7 +21,7 @@ use trailproof_topology::input::{Millis, Offset};
 use super::Cluster;
 use super::context::{Watch, unavailable};
 use super::message::{append_time, kind_of, offset_of};
-use crate::log::{Error, Log, RecordBatch};
+use crate::log::{Error, Log, REMEDY, RecordBatch};
 
 /// Records of one poll; the bytes are the caller's bound.
 const POLL_RECORDS_MAX: usize = 1 << 18;
@@ -127,10 +127,9 @@ impl PartitionReader {
             Code::UnknownTopic
             | Code::UnknownTopicOrPartition
             | Code::UnknownPartition
-            | Code::UnknownTopicId => Some(Error::Refused(format!(
-                "{at} does not exist any more; if its topic was deleted, its records are gone: \
-                 set this instance's state aside and restart"
-            ))),
+            | Code::UnknownTopicId => {
+                Some(Error::Diverged(format!("{at} does not exist any more. {REMEDY}")))
+            }
             Code::BadMessage | Code::BadCompression => {
                 Some(Error::Corrupt(format!("{at}: {error}; restore the partition's replica")))
             }
