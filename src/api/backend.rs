@@ -78,11 +78,18 @@ pub struct Coverage {
 
 /// The engine, as the HTTP surfaces see it.
 pub trait Backend: Send + Sync + 'static {
-    /// Appends records to partitions of topic `traces`, all or nothing, and returns when they are
-    /// durable. The partitions ascend.
+    /// Bytes of the greatest record that topic `traces` takes.
+    fn record_bytes_max(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Appends records to partitions of topic `traces`, and returns when all are durable. The
+    /// partitions ascend.
     ///
     /// # Errors
-    /// [`Error::Unavailable`], [`Error::DiskFull`].
+    /// [`Error::Unavailable`], [`Error::DiskFull`]: each record is *unknown*, it may have been
+    /// appended; the embedded log appends all or none, Kafka any of them. [`Error::BadQuery`]: none
+    /// was, one is too large.
     fn append(&self, records: &[(u32, Vec<&[u8]>)]) -> Result<(), Error>;
 
     /// The partition of topic `traces` that an account's records go to, so that resends meet.

@@ -75,6 +75,15 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "CTS.9413", message)
     }
 
+    /// 413 CTS.9413: an element is over what the log takes; nothing was taken in.
+    pub(super) fn element_too_large(index: usize, bytes: usize, limit: usize) -> Self {
+        let message = format!(
+            "element {index} has {bytes} bytes, and the log takes {limit}; nothing was taken in: \
+             leave it out, or raise max.message.bytes of the topic on Kafka"
+        );
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "CTS.9413", message)
+    }
+
     /// 503 CTS.9503: come again.
     pub(super) fn busy(message: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "CTS.9503", message);

@@ -126,6 +126,11 @@ fn take_in(
     turn: tokio::sync::OwnedSemaphorePermit,
 ) -> ApiResult<Outcome> {
     let elements = split(body, form).map_err(ApiError::bad_body)?;
+    let bytes_max = shared.backend.record_bytes_max();
+    let large = elements.iter().enumerate().find(|(_, element)| element.len() > bytes_max);
+    if let Some((index, element)) = large {
+        return Err(ApiError::element_too_large(index, element.len(), bytes_max));
+    }
     let catalog = shared.backend.catalog();
     let (records, outcome) = check(&elements, &catalog, &*shared.backend);
     // Waiting for the disk needs no core.

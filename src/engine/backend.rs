@@ -18,6 +18,10 @@ use crate::{log, view};
 const TOPIC_BYTES_MAX: usize = 8 << 20;
 
 impl Backend for Engine {
+    fn record_bytes_max(&self) -> usize {
+        self.broker().record_bytes_max()
+    }
+
     fn append(&self, records: &[(u32, Vec<&[u8]>)]) -> Result<(), Error> {
         self.broker().append(records).map_err(of_log)
     }

@@ -121,6 +121,9 @@ pub trait Broker: Send + Sync {
         limits: ReadLimits,
     ) -> Result<Vec<StoredRecord>, Error>;
 
+    /// Bytes of the greatest record that `traces` takes.
+    fn record_bytes_max(&self) -> usize;
+
     /// Appends traces to partitions of `traces`; returns once all are durable.
     ///
     /// # Errors

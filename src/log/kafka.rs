@@ -60,9 +60,6 @@ use super::{Error, Log, Publisher};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 
-/// Bytes of a record beside its value, at most.
-const RECORD_OVERHEAD: usize = 512;
-
 /// How often a cluster that was away is asked whether it is back.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
@@ -263,14 +260,20 @@ impl Broker for KafkaLog {
         self.cluster.readers.read((topic, partition), from, limits)
     }
 
+    fn record_bytes_max(&self) -> usize {
+        self.cluster.layout.record_bytes_max
+    }
+
     fn append(&self, traces: &[(u32, Vec<&[u8]>)]) -> Result<(), Error> {
-        let most = self.cluster.layout.traces_bytes_max.saturating_sub(RECORD_OVERHEAD);
+        let most = self.record_bytes_max();
         for (partition, values) in traces {
             self.cluster.layout.check(Topic::Traces, *partition)?;
             if let Some(value) = values.iter().find(|value| value.len() > most) {
                 return Err(Error::Refused(format!(
-                    "a trace has {} bytes, topic traces takes {most}: raise its max.message.bytes",
-                    value.len()
+                    "a record has {} bytes, and topic {} takes {most}: raise its \
+                     max.message.bytes, or kafka.message.max.bytes where that is less",
+                    value.len(),
+                    self.cluster.names.of(Topic::Traces)
                 )));
             }
         }

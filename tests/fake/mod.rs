@@ -25,6 +25,8 @@ pub(crate) struct Fake {
     raw: Mutex<Vec<Vec<u8>>>,
     /// What appends answer instead.
     pub(crate) failure: Mutex<Option<fn() -> Error>>,
+    /// The greatest record that is taken; 0: any.
+    pub(crate) record_bytes_max: Mutex<usize>,
     /// Partitions that are elsewhere.
     pub(crate) missing: Mutex<Vec<u32>>,
 }
@@ -49,6 +51,7 @@ impl Fake {
             rows: Mutex::default(),
             raw: Mutex::default(),
             failure: Mutex::default(),
+            record_bytes_max: Mutex::default(),
             missing: Mutex::default(),
         })
     }
@@ -112,6 +115,13 @@ fn histogram(query: &Query, rows: &[Row]) -> Vec<u64> {
 }
 
 impl Backend for Fake {
+    fn record_bytes_max(&self) -> usize {
+        match *self.record_bytes_max.lock().unwrap() {
+            0 => usize::MAX,
+            bytes => bytes,
+        }
+    }
+
     fn append(&self, records: &[(u32, Vec<&[u8]>)]) -> Result<(), Error> {
         if let Some(failure) = *self.failure.lock().unwrap() {
             return Err(failure());

@@ -203,7 +203,9 @@ fn a_record_with_its_producers_time_stops_the_reader() {
     let (server, _guard) = shared();
     let options = options(server);
     let name = options.topic(Topic::Traces);
-    let topic = NewTopic::new(&name, 2, TopicReplication::Fixed(1)).set("retention.ms", "-1");
+    let topic = NewTopic::new(&name, 2, TopicReplication::Fixed(1))
+        .set("retention.ms", "-1")
+        .set("max.message.bytes", "2097152");
     wait(admin(server).create_topics([&topic], &AdminOptions::new())).unwrap()[0].clone().unwrap();
     let producer: BaseProducer = client(server).create().unwrap();
     let old: BaseRecord<'_, str, str> =
@@ -212,7 +214,8 @@ fn a_record_with_its_producers_time_stops_the_reader() {
     producer.flush(Duration::from_secs(20)).unwrap();
     let right = AlterConfig::new(ResourceSpecifier::Topic(&name))
         .set("message.timestamp.type", "LogAppendTime")
-        .set("retention.ms", "-1");
+        .set("retention.ms", "-1")
+        .set("max.message.bytes", "2097152");
     let altered = wait(admin(server).alter_configs([&right], &AdminOptions::new())).unwrap();
     assert!(altered[0].is_ok(), "{altered:?}");
     let log = connect(&options);

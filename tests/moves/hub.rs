@@ -88,6 +88,10 @@ impl Broker for Instance {
         Broker::read(&self.hub.log, topic, partition, from, limits)
     }
 
+    fn record_bytes_max(&self) -> usize {
+        self.hub.log.record_bytes_max()
+    }
+
     fn append(&self, traces: &[(u32, Vec<&[u8]>)]) -> Result<(), Error> {
         Broker::append(&self.hub.log, traces)
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use trailproof_topology::effect::Topic;
 use trailproof_topology::input::Offset;
 
-use super::{EmbeddedLog, PartitionAppend, RecordBatchBuilder};
+use super::{EmbeddedLog, PartitionAppend, RECORD_BYTES_MAX, RecordBatchBuilder};
 use crate::log::broker::{Broker, Membership, Owner, Partitions, ReadLimits, StoredRecord};
 use crate::log::{Error, Log, Publisher};
 
@@ -37,6 +37,10 @@ impl Broker for EmbeddedLog {
         limits: ReadLimits,
     ) -> Result<Vec<StoredRecord>, Error> {
         EmbeddedLog::read(self, topic, partition, from, limits.records, limits.bytes)
+    }
+
+    fn record_bytes_max(&self) -> usize {
+        RECORD_BYTES_MAX
     }
 
     fn append(&self, traces: &[(u32, Vec<&[u8]>)]) -> Result<(), Error> {

@@ -14,6 +14,8 @@ use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use trailproof_topology::effect::Topic;
 
+use super::topics::TRACES_BYTES_LEAST;
+
 /// Options of librdkafka that cannot be passed through, and what to do instead.
 const FIXED: &[(&str, &str)] = &[
     ("acks", "every append waits for all in-sync replicas; set min.insync.replicas on the topics"),
@@ -162,7 +164,17 @@ impl Options {
                 bad(name, &plain_error(name, &error));
             }
         }
+        if self.message_bytes_max() < TRACES_BYTES_LEAST as u64 {
+            let reason = format!("it is less than the greatest trace: {TRACES_BYTES_LEAST}");
+            wrong.push(OptionError { key: "kafka.message.max.bytes".to_owned(), reason });
+        }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+
+    /// Bytes of the greatest record that the producers make, overhead and all.
+    pub(super) fn message_bytes_max(&self) -> u64 {
+        let bytes = self.producer().get("message.max.bytes").and_then(|text| text.parse().ok());
+        bytes.unwrap_or(u64::MAX)
     }
 
     /// Every option by its key, secrets masked.
@@ -371,6 +383,17 @@ mod tests {
         let wrong = passing(&[("linger.msec", "1"), ("session.timeout.ms", "long")]);
         let keys: Vec<String> = wrong.check().unwrap_err().into_iter().map(|one| one.key).collect();
         assert_eq!(keys, ["kafka.linger.msec", "kafka.session.timeout.ms"]);
+    }
+
+    #[test]
+    fn a_producer_that_takes_no_greatest_trace_is_refused() {
+        let wrong = passing(&[("message.max.bytes", "1049087")]).check().unwrap_err();
+        assert_eq!(wrong.len(), 1);
+        assert_eq!(
+            wrong[0].to_string(),
+            "kafka.message.max.bytes: it is less than the greatest trace: 1049088"
+        );
+        assert_eq!(passing(&[("message.max.bytes", "1049088")]).check(), Ok(()));
     }
 
     #[test]

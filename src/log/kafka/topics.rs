@@ -14,6 +14,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::metadata::Metadata;
 use trailproof_topology::effect::Topic;
+use trailproof_topology::trace::TRACE_BYTES_MAX;
 
 use super::block_on::block_on;
 use super::context::{Health, Watch, unavailable};
@@ -33,15 +34,21 @@ const TOLD_MAX: usize = 100;
 /// Greatest batch of the topics that Trailproof alone writes.
 const OWN_BYTES_MAX: u64 = 24 << 20;
 
-/// Greatest batch of `traces`: a trace of 1 MiB has room.
-const TRACES_BYTES_MAX: u64 = 2 << 20;
+/// Greatest batch of `traces`: whatever is an element of a body over HTTP has room.
+const TRACES_BYTES_MAX: u64 = 16 << 20;
+
+/// Bytes of a record beside its value, at most.
+const RECORD_OVERHEAD: usize = 512;
+
+/// What topic `traces` and the producer must take: the greatest trace.
+pub(super) const TRACES_BYTES_LEAST: usize = TRACE_BYTES_MAX + RECORD_OVERHEAD;
 
 /// What there is.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Layout {
     partitions: BTreeMap<Topic, u32>,
-    /// Greatest batch that topic `traces` takes, in bytes.
-    pub(super) traces_bytes_max: usize,
+    /// Greatest value that topic `traces` and the producer take, in bytes.
+    pub(super) record_bytes_max: usize,
 }
 
 impl Layout {
@@ -86,13 +93,14 @@ pub(super) fn prepare(
     let metadata = await_topics(&names, client)?;
     let found = partitions(&names, &metadata);
     let mut wrong = Wrong { names: &names, brokers: &options.brokers, texts: Vec::new() };
-    let mut layout = Layout { partitions: found.clone(), traces_bytes_max: 0 };
     wrong.count(Topic::Traces, options.traces_partitions, &found);
     wrong.count(Topic::Files, options.files_partitions, &found);
     wrong.count(Topic::Catalog, 1, &found);
     let configs = describe(&names, &admin)?;
     let traces_bytes_max = number(&configs, Topic::Traces, "max.message.bytes");
-    layout.traces_bytes_max = usize::try_from(traces_bytes_max).unwrap_or(usize::MAX);
+    let bytes_max = usize::try_from(traces_bytes_max.min(options.message_bytes_max()));
+    let record_bytes_max = bytes_max.unwrap_or(usize::MAX).saturating_sub(RECORD_OVERHEAD);
+    let layout = Layout { partitions: found, record_bytes_max };
     for topic in Topic::ALL {
         if let Some(config) = configs.get(&topic) {
             let replicas = metadata.topics().iter().find(|one| one.name() == names.of(topic));
@@ -321,10 +329,13 @@ fn check(
         wrong.setting(topic, "min.insync.replicas", &insync, "2");
     }
     let bytes_max = found("max.message.bytes");
-    let own = topic != Topic::Traces;
-    if own && bytes_max.parse::<u64>().is_ok_and(|max| max < traces_bytes_max) {
-        // A dead letter is as large as the record it tells of.
-        wrong.setting(topic, "max.message.bytes", &bytes_max, &OWN_BYTES_MAX.to_string());
+    // A dead letter is as large as the record it tells of.
+    let (least, wanted) = match topic {
+        Topic::Traces => (TRACES_BYTES_LEAST as u64, TRACES_BYTES_MAX),
+        _ => (traces_bytes_max, OWN_BYTES_MAX.max(traces_bytes_max)),
+    };
+    if bytes_max.parse::<u64>().is_ok_and(|max| max < least) {
+        wrong.setting(topic, "max.message.bytes", &bytes_max, &wanted.to_string());
     }
 }
 
