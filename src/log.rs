@@ -23,9 +23,12 @@ pub(crate) const REMEDY: &str = "Bring that topic back; or begin anew, with a ne
 /// What went wrong at the log.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Passing trouble: disk full, broker away. The call may be made again.
+    /// Passing trouble, such as a broker that is away. The call may be made again.
     #[error("the log is not available: {0}")]
     Unavailable(String),
+    /// The disk of the log is full. The call may be made again: it goes on once there is space.
+    #[error("the log is not available: {0}")]
+    DiskFull(String),
     /// The wanted offset is no longer, or not yet, in the partition.
     #[error(
         "offset {wanted} of {topic}/{partition} is outside the log, which holds {start} to {end}"
@@ -75,7 +78,7 @@ impl Error {
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {
-            Self::Unavailable(_) => Retry::Later,
+            Self::Unavailable(_) | Self::DiskFull(_) => Retry::Later,
             Self::OutOfRange { .. }
             | Self::Corrupt(_)
             | Self::Fenced(_)

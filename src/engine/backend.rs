@@ -134,8 +134,8 @@ fn progress(restoring: &[Restoring]) -> String {
 
 fn of_log(error: log::Error) -> Error {
     match error {
-        log::Error::Unavailable(why) if why.contains("space") => Error::DiskFull(why),
         log::Error::Unavailable(why) => Error::Unavailable(why),
+        log::Error::DiskFull(why) => Error::DiskFull(why),
         log::Error::Refused(why) => Error::BadQuery(why),
         error => Error::Damaged(error.to_string()),
     }

@@ -127,8 +127,9 @@ pub trait Broker: Send + Sync {
     /// Appends traces to partitions of `traces`; returns once all are durable.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] (later): each of them is *unknown*, it may be in the log after all.
-    /// [`Error::Refused`]: no such partition, or too large; nothing was appended.
+    /// [`Error::Unavailable`], [`Error::DiskFull`] (later): each of them is *unknown*, it may be in
+    /// the log after all. [`Error::Refused`]: no such partition, or too large; nothing was
+    /// appended.
     fn append(&self, traces: &[(u32, Vec<&[u8]>)]) -> Result<(), Error>;
 
     /// Why the log takes no appends at the moment; `None` while it does.

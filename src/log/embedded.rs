@@ -223,8 +223,9 @@ impl EmbeddedLog {
     /// given, in the order of `appends`. Blocks while the queue is full.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] (later): the append is *unknown*, it may be in the log after all.
-    /// [`Error::Refused`]: no such partition, or too large; nothing was appended.
+    /// [`Error::Unavailable`], [`Error::DiskFull`] (later): the append is *unknown*, it may be in
+    /// the log after all. [`Error::Refused`]: no such partition, or too large; nothing was
+    /// appended.
     pub fn append(&self, appends: Vec<PartitionAppend>) -> Result<Vec<Range<Offset>>, Error> {
         self.submit(Work::Append { appends, lanes: None })
     }

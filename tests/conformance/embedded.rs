@@ -287,10 +287,11 @@ fn a_full_disk_refuses_and_recovers_by_itself() {
         }
         let ballast = disk.fill(300_000 * round);
         let error = (0..1_000).find_map(|_| append(&log).err()).expect("the disk is full");
-        assert!(matches!(error, Error::Unavailable(_)), "{error}");
+        assert!(matches!(error, Error::DiskFull(_)), "{error}");
         assert!(error.to_string().contains("by itself"), "{error}");
         for _ in 0..5 {
-            append(&log).unwrap_err();
+            let again = append(&log).unwrap_err();
+            assert!(matches!(again, Error::DiskFull(_)), "{again}");
         }
         // What is durable can be read while the disk is full.
         assert!(!numbers(&log, 0).is_empty());

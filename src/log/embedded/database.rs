@@ -132,7 +132,7 @@ pub(super) fn classify(path: &Path, error: &rocksdb::Error) -> Error {
             "the log in {}; stop that process, or choose another data folder",
             path.display()
         )),
-        Fault::DiskFull => Error::Unavailable(format!(
+        Fault::DiskFull => Error::DiskFull(format!(
             "the disk of {} is full; the log goes on by itself when there is space",
             path.display()
         )),
@@ -263,6 +263,7 @@ pub(super) fn probe_space(path: &Path, bytes: usize) -> std::io::Result<()> {
         }
         file.sync_data()
     });
-    fs::remove_file(&probe)?;
-    written
+    // Where nothing could be created, that is the error to tell.
+    let removed = fs::remove_file(&probe);
+    written.and(removed)
 }

@@ -7,6 +7,7 @@
 //! ends of all partitions were read from it again.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{PoisonError, RwLockReadGuard};
@@ -137,7 +138,7 @@ fn take_group(shared: &Shared, patience: Option<Duration>) -> Option<Vec<Job>> {
 
 /// Runs the writer until the queue is closed and empty.
 pub(super) fn run(shared: &Shared) {
-    let mut failed: Option<(String, Instant)> = None;
+    let mut failed: Option<(Failure, Instant)> = None;
     loop {
         let patience = failed.as_ref().map(|_| RECOVER_EVERY);
         let Some(group) = take_group(shared, patience) else { return };
@@ -146,32 +147,50 @@ pub(super) fn run(shared: &Shared) {
         {
             match recover(shared) {
                 Ok(()) => failed = None,
-                Err(error) => (*why, *since) = (text_of(error), Instant::now()),
+                Err(error) => (*why, *since) = (Failure::of(error), Instant::now()),
             }
-            locked(&shared.durable).failed = failed.as_ref().map(|(why, _)| why.clone());
+            locked(&shared.durable).failed = failed.as_ref().map(|(why, _)| why.text.clone());
         }
         if let Some((why, _)) = &failed {
             refuse(group, why);
         } else if !group.is_empty()
             && let Err(why) = commit(shared, group)
         {
-            locked(&shared.durable).failed = Some(why.clone());
+            locked(&shared.durable).failed = Some(why.text.clone());
             failed = Some((why, Instant::now()));
         }
     }
 }
 
-fn text_of(error: Error) -> String {
-    match error {
-        Error::Unavailable(text) | Error::Corrupt(text) | Error::Fenced(text) => text,
-        other => other.to_string(),
+/// Why the log takes nothing at the moment. It goes on by itself, whatever it was.
+struct Failure {
+    text: String,
+    disk_full: bool,
+}
+
+impl Failure {
+    fn of(error: Error) -> Self {
+        let disk_full = matches!(error, Error::DiskFull(_));
+        let text = match error {
+            Error::Unavailable(text)
+            | Error::DiskFull(text)
+            | Error::Corrupt(text)
+            | Error::Fenced(text) => text,
+            other => other.to_string(),
+        };
+        Self { text, disk_full }
+    }
+
+    fn answer(&self) -> Error {
+        let text = self.text.clone();
+        if self.disk_full { Error::DiskFull(text) } else { Error::Unavailable(text) }
     }
 }
 
-fn refuse(group: Vec<Job>, why: &str) {
+fn refuse(group: Vec<Job>, why: &Failure) {
     for job in group {
         // Whoever asked may have gone; nobody else wants the answer.
-        let _ = job.reply.send(Err(Error::Unavailable(why.to_owned())));
+        let _ = job.reply.send(Err(why.answer()));
     }
 }
 
@@ -184,7 +203,7 @@ struct Draft {
 }
 
 /// Writes and syncs a group and answers it. An error says why the log has failed.
-fn commit(shared: &Shared, group: Vec<Job>) -> Result<(), String> {
+fn commit(shared: &Shared, group: Vec<Job>) -> Result<(), Failure> {
     let guard = shared.db.read().unwrap_or_else(PoisonError::into_inner);
     let mut draft = Draft {
         batch: WriteBatch::default(),
@@ -202,7 +221,7 @@ fn commit(shared: &Shared, group: Vec<Job>) -> Result<(), String> {
     let outcomes = match done {
         Ok(outcomes) => outcomes,
         Err(error) => {
-            let why = text_of(error);
+            let why = Failure::of(error);
             refuse(group, &why);
             return Err(why);
         }
@@ -310,12 +329,16 @@ fn drop_files(guard: &RwLockReadGuard<'_, Option<DB>>, trimmed: &[(Topic, u32, O
 fn recover(shared: &Shared) -> Result<(), Error> {
     let needed = shared.options.write_buffer_bytes + RECOVER_SPARE_BYTES;
     database::probe_space(&shared.path, needed).map_err(|error| {
-        Error::Unavailable(format!(
+        let text = format!(
             "the disk of {} takes no writes ({error}); the log goes on by itself when \
              {} MiB can be written",
             shared.path.display(),
             needed >> 20
-        ))
+        );
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::DiskFull(text),
+            _ => Error::Unavailable(text),
+        }
     })?;
     let mut guard = shared.db.write().unwrap_or_else(PoisonError::into_inner);
     *guard = None;
