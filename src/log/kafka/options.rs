@@ -308,6 +308,13 @@ impl Options {
         config
     }
 
+    /// How long the coordinator lets a transaction live.
+    pub(super) fn transaction_timeout(&self) -> Duration {
+        let config = self.transactional("");
+        let text = config.get("transaction.timeout.ms");
+        Duration::from_millis(text.and_then(|text| text.parse().ok()).unwrap_or(10_000))
+    }
+
     /// The client that creates and describes topics.
     pub(super) fn admin(&self) -> ClientConfig {
         Self::without_group(self.client(&[], &[]))
@@ -414,7 +421,10 @@ mod tests {
         assert_eq!(transactional.get("session.timeout.ms"), None);
         assert_eq!(options.member("i").get("session.timeout.ms"), Some("9000"));
         assert_eq!(options.reader().get("auto.offset.reset"), Some("error"));
-        let short = passing(&[("transaction.timeout.ms", "2000")]).transactional("g/record/0");
+        assert_eq!(options.transaction_timeout(), Duration::from_secs(10));
+        let short = passing(&[("transaction.timeout.ms", "2000")]);
+        assert_eq!(short.transaction_timeout(), Duration::from_secs(2));
+        let short = short.transactional("g/record/0");
         assert_eq!(short.get("message.timeout.ms"), Some("1800"));
     }
 }

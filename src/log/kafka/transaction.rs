@@ -38,9 +38,6 @@ const CALL_WAIT: Duration = Duration::from_secs(5);
 /// How long taking an id over may take: the one before may be in mid-transaction.
 const INIT_BUDGET: Duration = Duration::from_secs(30);
 
-/// How long records may take to be written; less than the transaction's own timeout.
-const FLUSH_BUDGET: Duration = Duration::from_secs(20);
-
 /// How long a commit or an abort is called again.
 const END_BUDGET: Duration = Duration::from_secs(30);
 
@@ -131,6 +128,9 @@ pub(super) struct Transactional {
     id: String,
     names: Names,
     producer: BaseProducer<Deliveries>,
+    /// How long records may take to be written: as long as the coordinator lets a transaction live.
+    /// librdkafka gives each of them up a little earlier, after `message.timeout.ms`.
+    write_budget: Duration,
 }
 
 /// A record and its place.
@@ -155,7 +155,7 @@ impl Transactional {
     /// Takes the id over: whoever had it is fenced, and its open transaction is ended.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] (later), [`Error::Refused`]: not allowed.
+    /// [`Error::Unavailable`] (later), [`Error::Refused`]: not allowed, or the options are wrong.
     pub(super) fn take_over(
         options: &Options,
         id: &str,
@@ -166,14 +166,14 @@ impl Transactional {
             .transactional(id)
             .create_with_context(context)
             .map_err(|error| Error::Refused(format!("kafka: the producer of {id}: {error}")))?;
-        let own = Self { id: id.to_owned(), names: Names::new(options), producer };
+        let write_budget = options.transaction_timeout();
+        let own = Self { id: id.to_owned(), names: Names::new(options), producer, write_budget };
         let until = Instant::now() + INIT_BUDGET;
         loop {
             let Err(error) = own.producer.init_transactions(CALL_WAIT) else { return Ok(own) };
             own.producer.poll(Duration::ZERO);
             if !retriable(&error) || Instant::now() >= until {
-                let text = text(&error);
-                return Err(Error::Unavailable(format!("kafka: taking over {id}: {text}")));
+                return Err(not_taken_over(id, error.rdkafka_error_code(), &text(&error)));
             }
         }
     }
@@ -238,7 +238,7 @@ impl Transactional {
             message = message.key(&record.key);
         }
         message.headers = Some(headers(&record.headers).insert(header(PRODUCER, &self.id)));
-        let until = Instant::now() + FLUSH_BUDGET;
+        let until = Instant::now() + self.write_budget;
         loop {
             let (error, back) = match self.producer.send(message) {
                 Ok(()) => return Ok(()),
@@ -264,7 +264,7 @@ impl Transactional {
     /// Waits until every record is on the brokers, and where. The crate's own flush does so in
     /// steps of 100 ms.
     fn flush(&self, records: &[Placed<'_>]) -> Result<Said, Trouble> {
-        let until = Instant::now() + FLUSH_BUDGET;
+        let until = Instant::now() + self.write_budget;
         while self.producer.in_flight_count() > 0 {
             if Instant::now() >= until {
                 return Err(self.abort(Trouble::Aborted("records were not written".to_owned())));
@@ -370,6 +370,19 @@ fn text(error: &KafkaError) -> String {
     }
 }
 
+/// Why an id could not be taken over.
+fn not_taken_over(id: &str, code: Option<Code>, text: &str) -> Error {
+    match code {
+        Some(Code::TransactionalIdAuthorizationFailed | Code::ClusterAuthorizationFailed) => {
+            Error::Refused(format!(
+                "kafka: taking over {id}: {text}: allow this user Write and Describe on \
+                 transactional ids that begin with the group's name"
+            ))
+        }
+        _ => Error::Unavailable(format!("kafka: taking over {id}: {text}")),
+    }
+}
+
 /// Whether the same call is to be made again.
 fn retriable(error: &KafkaError) -> bool {
     match error {
@@ -388,4 +401,21 @@ fn fences(code: Code) -> bool {
             | Code::InvalidProducerEpoch
             | Code::InvalidProducerIdMapping
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_not_take_an_id_over_is_not_told_to_wait() {
+        for code in [Code::TransactionalIdAuthorizationFailed, Code::ClusterAuthorizationFailed] {
+            let refused = not_taken_over("g/record/0", Some(code), "not allowed");
+            assert!(matches!(&refused, Error::Refused(why) if why.contains("g/record/0")));
+        }
+        for code in [None, Some(Code::OperationTimedOut), Some(Code::CoordinatorLoadInProgress)] {
+            let passing = not_taken_over("g/record/0", code, "no answer");
+            assert!(matches!(passing, Error::Unavailable(_)), "{passing}");
+        }
+    }
 }
