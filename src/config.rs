@@ -45,7 +45,7 @@ pub const DEV_PROJECT: &str = "00000000000000000000000000000001";
 const FILES_PARTITIONS: u32 = 1;
 
 /// Greatest number of partitions of topic `traces`.
-const PARTITIONS_MAX: u64 = 64;
+const PARTITIONS_MAX: u32 = 64;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -155,7 +155,7 @@ impl Config {
         let objects = objects::build(&mut reader, &raw.objects, &data, &layers.env);
         let keys = folder(&raw.keys.dir.text(), || data.join("keys"));
         let passphrase = raw.keys.passphrase_file.text();
-        let partitions = reader.integer("partitions", &raw.partitions, 0, PARTITIONS_MAX);
+        let partitions = reader.integer("partitions", &raw.partitions, 0, PARTITIONS_MAX.into());
         let view_days = reader.integer("view_days", &raw.view_days, 1, 90);
         let wanted = Wanted {
             partitions,
@@ -193,6 +193,16 @@ impl Config {
 #[must_use]
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Partitions of topic `traces` where none are asked for: one for each core, within the bound.
+#[must_use]
+pub fn default_partitions() -> u32 {
+    partitions_of(cores())
+}
+
+fn partitions_of(cores: usize) -> u32 {
+    u32::try_from(cores).map_or(PARTITIONS_MAX, |cores| cores.clamp(1, PARTITIONS_MAX))
 }
 
 fn listen(reader: &mut Reader, raw: &RawConfig) -> SocketAddr {
@@ -263,8 +273,6 @@ fn catalog(reader: &mut Reader, raw: &RawConfig, partitions: u64, dev: bool) -> 
     }
     let installation = reader.name("installation", &raw.installation, 64);
     let region = reader.name("region", &raw.region, 64);
-    let partitions =
-        if partitions == 0 { (cores() as u64).min(PARTITIONS_MAX) } else { partitions };
     Catalog {
         version: 0,
         installation,
@@ -273,8 +281,18 @@ fn catalog(reader: &mut Reader, raw: &RawConfig, partitions: u64, dev: bool) -> 
         digest_interval_ms: digest.as_millis() as Millis,
         file_bytes_max: reader.size("file_bytes_max", &raw.file_bytes_max, 1 << 20, 1 << 30),
         dedup_window: reader.integer("dedup_window", &raw.dedup_window, 0, 1 << 24) as u32,
-        traces_partitions: partitions as u32,
+        traces_partitions: if partitions == 0 { default_partitions() } else { partitions as u32 },
         files_partitions: FILES_PARTITIONS,
         accounts: accounts::build(reader, &raw.accounts, dev),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_of_many_cores_has_no_more_partitions_than_may_be_asked_for() {
+        assert_eq!([0, 2, 64, 65, 384].map(partitions_of), [1, 2, 64, 64, 64]);
     }
 }

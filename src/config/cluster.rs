@@ -86,7 +86,8 @@ fn options(reader: &mut Reader, raw: &RawKafka, wanted: &Wanted<'_>) -> Options 
     options.view = DAY * u32::try_from(wanted.view_days).unwrap_or(u32::MAX);
     options.traces_partitions = wanted.partitions as u32;
     options.files_partitions =
-        reader.integer("kafka.files_partitions", &raw.files_partitions, 0, PARTITIONS_MAX) as u32;
+        reader.integer("kafka.files_partitions", &raw.files_partitions, 0, PARTITIONS_MAX.into())
+            as u32;
     options.passed = reader.passed();
     options
 }

@@ -20,6 +20,7 @@ use super::block_on::block_on;
 use super::context::{Health, Watch, unavailable};
 use super::options::{Names, Options};
 use super::said;
+use crate::config::default_partitions;
 use crate::log::Error;
 
 /// How long the cluster may take to answer.
@@ -195,9 +196,8 @@ fn retention_ms(options: &Options) -> u128 {
 }
 
 fn create(admin: &AdminClient<Watch>, options: &Options, missing: &[Topic]) -> Result<(), Error> {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let count = |topic: Topic| match (topic, options.traces_partitions, options.files_partitions) {
-        (Topic::Traces, 0, _) => i32::try_from(cores).unwrap_or(1),
+        (Topic::Traces, 0, _) => i32::try_from(default_partitions()).unwrap_or(1),
         (Topic::Traces, count, _) => i32::try_from(count).unwrap_or(i32::MAX),
         (Topic::Files, _, count) => i32::try_from(count.max(1)).unwrap_or(i32::MAX),
         _ => 1,
