@@ -6,10 +6,11 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use support::{Random, catalog, record};
 use trailproof_topology::chunk::Chunk;
-use trailproof_topology::effect::{Effect, Topic};
+use trailproof_topology::effect::{Effect, SegmentFile, Topic};
 use trailproof_topology::files::FilesRecord;
 use trailproof_topology::input::{Body, Input};
 use trailproof_topology::key::{SegmentId, Table, whole};
@@ -81,25 +82,30 @@ fn run_reloading(log: &Log, seed: u64, batch_max: u64, batches: u64) -> Memory {
     let mut stage = RecordStage::load(setup.clone(), &rows).unwrap();
     let mut at = 0;
     while at < log.records.len() {
-        let mut batch = Batch::new([0; 2]);
         let end = (at + 1 + random.below(batch_max) as usize).min(log.records.len());
-        for (offset, (time, said)) in log.records.iter().enumerate().take(end).skip(at) {
-            let body = match said {
-                Said::Trace(bytes) => Body::Data(bytes),
-                Said::Tick => Body::Tick,
-                Said::Catalog(version) => Body::Catalog(*version, log.catalogs.get(version)),
-            };
-            let input = Input { offset: offset as u64, append_time_ms: *time, body };
-            stage.apply(&input, &mut batch);
-        }
-        stage.finish(&mut batch);
-        rows.commit(&batch.changes);
+        apply(log, &mut stage, &mut rows, at..end);
         at = end;
         if batches > 0 && random.one_in(batches) {
             stage = RecordStage::load(setup.clone(), &rows).unwrap();
         }
     }
     rows
+}
+
+/// Applies a batch and commits it.
+fn apply(log: &Log, stage: &mut RecordStage, rows: &mut Memory, offsets: Range<usize>) {
+    let mut batch = Batch::new([0; 2]);
+    for (offset, (time, said)) in offsets.clone().zip(&log.records[offsets]) {
+        let body = match said {
+            Said::Trace(bytes) => Body::Data(bytes),
+            Said::Tick => Body::Tick,
+            Said::Catalog(version) => Body::Catalog(*version, log.catalogs.get(version)),
+        };
+        let input = Input { offset: offset as u64, append_time_ms: *time, body };
+        stage.apply(&input, &mut batch);
+    }
+    stage.finish(&mut batch);
+    rows.commit(&batch.changes);
 }
 
 fn effects(rows: &Memory) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -291,4 +297,40 @@ fn chunks_that_close_early_do_so_by_the_log_alone() {
     let reloaded = run_reloading(&log, 5, 900, 3);
     assert!(chunks(&reloaded) == expected, "the chunks are others");
     assert!(effects(&reloaded) == said, "the effects are others");
+}
+
+/// An instance with more partitions has less for each: what was open must fit, also where the first
+/// batch files nothing that would make room.
+#[test]
+fn a_restart_with_a_smaller_bound_closes_chunks_and_changes_no_file() {
+    // In how many rows a file lies until it is delivered is no matter of what leaves.
+    let leaving = |rows: &Memory| {
+        let decoded = effects(rows).into_iter().map(|(key, row)| match Effect::decode(&row) {
+            Some(Effect::Segment(file)) => {
+                (key, Effect::Segment(Box::new(SegmentFile { chunks: 0, ..*file })))
+            }
+            other => (key, other.unwrap()),
+        });
+        decoded.collect::<Vec<_>>()
+    };
+    let mut log = wide_log();
+    let (now, middle) = (log.records[0].0, 4_000);
+    for files_nothing in [Said::Trace(b"[1]".to_vec()), Said::Tick] {
+        log.records.insert(middle, (now, files_nothing));
+    }
+    let plain = run(&log, 0, 100, false);
+    let setup = |open_bytes_max| Setup { partition: 3, topic_id: "topic".into(), open_bytes_max };
+    let mut rows = Memory::default();
+    let mut stage = RecordStage::load(setup(log.open_bytes_max), &rows).unwrap();
+    apply(&log, &mut stage, &mut rows, 0..middle);
+    for (open_bytes_max, offsets) in
+        [(500_000, middle..middle + 1), (60_000, middle + 1..middle + 2)]
+    {
+        stage = RecordStage::load(setup(open_bytes_max), &rows).unwrap();
+        apply(&log, &mut stage, &mut rows, offsets);
+        assert!(stage.tally().closed_early > 0, "all fits in {open_bytes_max} bytes");
+    }
+    apply(&log, &mut stage, &mut rows, middle + 2..log.records.len());
+    assert!(leaving(&rows) == leaving(&plain), "the effects are others");
+    assert!(segments(&rows) == segments(&plain), "the files are others");
 }

@@ -2,7 +2,7 @@
 //!
 //! **Invariant (I10):** open text never exceeds [`OPEN_BYTES_MAX`]; past it the open chunks of the
 //! greatest [`OpenSegment::weight`] close, ties by tracker number and service: a rule of the log
-//! alone.
+//! alone. A load under a smaller bound meets it with the end of its first batch.
 
 mod tail;
 

@@ -17,6 +17,10 @@ const TAIL_FACTOR: usize = 4;
 impl OpenSegments {
     /// Ends a batch: what it left open goes into the tail.
     pub fn finish(&mut self, from: Offset, batch: &mut Batch) {
+        // A load under a smaller bound puts back more than that, and the batch may file nothing.
+        if self.open_bytes > self.open_bytes_max {
+            self.close_largest(batch);
+        }
         let bounded = invariant::within(self.open_bytes as u64, self.open_bytes_max as u64);
         assert!(bounded, "I10: more text is open than may be");
         // Where most of the batch is open, its text becomes the row's as it is.
