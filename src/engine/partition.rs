@@ -293,17 +293,18 @@ struct UpkeepJob {
 
 impl Job for UpkeepJob {
     fn step(&mut self) -> Result<bool, Fault> {
+        // First what gives space back: on a full disk no run can be made.
+        let expired = self.expire().map_err(|error| Fault::new(error.retry(), &error));
         let turn = self.turns.take();
-        let more = self.indexer.step().map_err(|error| {
+        let indexed = self.indexer.step().map_err(|error| {
             let error = worker::Error::from(error);
             if error.is_damage() {
                 self.store.condemn(&error.to_string());
             }
             Fault::new(error.retry(), &error)
-        })?;
+        });
         drop(turn);
-        self.expire().map_err(|error| Fault::new(error.retry(), &error))?;
-        Ok(more)
+        expired.and(indexed)
     }
 
     fn wait(&mut self, timeout: Duration) {
@@ -403,5 +404,56 @@ impl Figures {
             let new = now.notifications - told.notifications;
             self.metrics.counter(metrics::NOTIFICATIONS, &[]).increment(new);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trailproof_topology::input::Position;
+    use trailproof_topology::key::{Key, SegmentId};
+    use trailproof_topology::query::OpenView;
+    use trailproof_topology::run::tier::{TIERS, Tiers};
+    use trailproof_topology::state::Rows as _;
+
+    use super::*;
+    use crate::memory_budget::MemoryBudget;
+    use crate::store::rocks;
+
+    fn columns_key(day: i64) -> Vec<u8> {
+        let (tracker, service) = ([7; 16], String::new());
+        let id = SegmentId { tracker, cycle_ms: day * DAY_MS, service, part: 0 };
+        id.key(Table::Columns).u32(0).done()
+    }
+
+    /// As on a full disk: then no run can be made, and only what expires gives space back.
+    #[test]
+    fn old_days_expire_also_where_indexing_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = rocks::Options::new(MemoryBudget::new(8 << 20, 8 << 20), 1);
+        let store = Arc::new(RocksStore::open(folder.path(), &options).unwrap());
+        let old = Key::of(Table::Chunk).u16(5).done();
+        let mut changes = Changes::default();
+        changes.put(old.clone(), b"old".to_vec());
+        changes.put(columns_key(29), b"no columns".to_vec());
+        store.commit(&changes).unwrap();
+        let indexer = Indexer::new(Arc::clone(&store), Backlog::default());
+        let published = Published::default();
+        let mut job = UpkeepJob {
+            store: Arc::clone(&store),
+            published: published.clone(),
+            progress: Arc::default(),
+            indexer: indexer.with_tiers(Tiers { rows_min: 1, ..TIERS }),
+            turns: Arc::new(Turns::new(1)),
+            view_days: 7,
+            expired_before: 0,
+            bell: Arc::default(),
+        };
+        // It takes stock of what waits.
+        job.step().unwrap();
+        assert!(store.snapshot().get(&old).unwrap().is_some());
+        let position = Position { stream_time_ms: 30 * DAY_MS, ..Position::default() };
+        published.publish(OpenView { position, ..OpenView::default() });
+        let fault = job.step().unwrap_err();
+        assert_eq!(store.snapshot().get(&old).unwrap(), None, "{}", fault.text);
     }
 }
