@@ -167,7 +167,7 @@ pub fn app(shared: Shared) -> Router {
         .route("/.well-known/trailproof/checkpoint", get(health::checkpoint))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics))
+        .route("/metrics", get(health::render_metrics))
         .fallback(|| async { ApiError::not_found("there is no such path") })
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&shared), envelope::wrap))
         .layer(DefaultBodyLimit::disable())

@@ -6,6 +6,8 @@
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
+use trailproof_topology::invariant;
+use trailproof_topology::trace::Reason;
 
 /// How a metric is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,7 @@ macro_rules! metrics {
 
 metrics! {
     BUILD_INFO, Gauge, "trailproof_build_info", "Always 1; the version is a label.";
+    READY, Gauge, "trailproof_ready", "1 where /readyz answers 200, else 0.";
     HTTP_REQUESTS, Counter, "trailproof_http_requests_total",
         "HTTP requests by route, method and status code.";
     HTTP_SECONDS, Histogram, "trailproof_http_request_seconds", "Time to answer, by route.";
@@ -92,6 +95,9 @@ metrics! {
     OPEN_FDS, Gauge, "process_open_fds", "Open file descriptors.";
 }
 
+/// The id of a failed check that is none of the invariants.
+pub const NO_INVARIANT: &str = "none";
+
 /// Upper bounds of the histograms' buckets, in seconds.
 const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -129,7 +135,21 @@ impl Metrics {
         }
         let all = Self { recorder };
         all.gauge(BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
+        all.begin();
         Ok(all)
+    }
+
+    /// Shows at 0 what an alert waits for: nobody sees an increase of a counter that begins at 1.
+    fn begin(&self) {
+        for name in [FILES_REFUSED, FILES_SEALED, DIGESTS, NOTIFICATIONS] {
+            self.counter(name, &[]).increment(0);
+        }
+        for id in invariant::ID_ALL.into_iter().chain([NO_INVARIANT]) {
+            self.counter(INVARIANT_VIOLATIONS, &[("id", id)]).increment(0);
+        }
+        for reason in Reason::ALL {
+            self.counter(INPUT_REJECTED, &[("reason", reason.name())]).increment(0);
+        }
     }
 
     /// The counter `name` with these labels. Keep it where it is counted often.
@@ -187,6 +207,21 @@ fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_alert_waits_for_is_there_before_it_happens() {
+        let text = Metrics::new().unwrap().render();
+        for line in [
+            "trailproof_invariant_violations_total{id=\"I1\"} 0",
+            "trailproof_invariant_violations_total{id=\"I11\"} 0",
+            "trailproof_invariant_violations_total{id=\"none\"} 0",
+            "trailproof_files_refused_total 0",
+            "trailproof_digests_total 0",
+            "trailproof_input_rejected_total{reason=\"not_json\"} 0",
+        ] {
+            assert!(text.contains(&format!("\n{line}\n")), "{line}: {text}");
+        }
+    }
 
     #[test]
     fn what_is_counted_is_shown_with_its_help() {

@@ -63,6 +63,26 @@ fn alerts_and_dashboard_use_only_metrics_that_exist() {
     }
 }
 
+/// A counter that first shows at 1 is no increase: what an alert asks for with `increase` must be
+/// there from the start.
+#[test]
+fn alerts_on_increases_ask_for_counters_that_begin_at_zero() {
+    let alerts = file("contrib/prometheus/alerts.yml");
+    let begun = trailproof::metrics::Metrics::new().unwrap().render();
+    // Of a partition: they begin with it.
+    let later = ["trailproof_input_conflicts_total"];
+    let mut asked = 0;
+    for rest in alerts.split("increase(").skip(1) {
+        let name = rest.split(['[', '{']).next().unwrap();
+        let shown = begun
+            .lines()
+            .any(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])));
+        assert!(shown || later.contains(&name), "{name} is not there at the start");
+        asked += 1;
+    }
+    assert!(asked >= 5, "only {asked} alerts ask for an increase");
+}
+
 /// Every key of the defaults.
 fn keys(prefix: &str, table: &Dict, into: &mut BTreeSet<String>) {
     for (name, value) in table {

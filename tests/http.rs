@@ -14,6 +14,7 @@ use axum::http::{Request, StatusCode};
 use fake::{Fake, START_MS};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
+use trailproof::api::backend::Error;
 use trailproof::api::{Shared, app};
 use trailproof::config::{DEV_ACCOUNT, DEV_PROJECT, Http};
 use trailproof::metrics::Metrics;
@@ -408,6 +409,16 @@ async fn pages_of_other_hosts_are_refused() {
     ] {
         let request = Request::get("/api/v1/traces").header(name, value).body(Body::empty());
         assert_eq!(send(&fake, request.unwrap()).await.status, expect, "{name}: {value}");
+    }
+}
+
+#[tokio::test]
+async fn readiness_is_a_metric_too() {
+    let fake = Fake::new(None);
+    for (ready, line) in [(true, "trailproof_ready 1"), (false, "trailproof_ready 0")] {
+        *fake.failure.lock().unwrap() = (!ready).then_some(|| Error::Unavailable("away".into()));
+        let text = String::from_utf8(get(&fake, "/metrics").await.body.to_vec()).unwrap();
+        assert!(text.contains(&format!("\n{line}\n")), "{line}: {text}");
     }
 }
 

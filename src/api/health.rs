@@ -10,9 +10,10 @@ use trailproof_topology::digest_chain::CheckpointRecord;
 use trailproof_topology::effect::Topic;
 
 use super::Shared;
-use super::backend::Backend;
+use super::backend::{Backend, Check};
 use super::error::{ApiError, ApiResult};
 use super::params::{self, Params};
+use crate::metrics;
 
 /// Checkpoints looked through, and how many at a time.
 const CHECKPOINTS_MAX: u64 = 20_000;
@@ -32,7 +33,7 @@ pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let Ok(checks) = checks.await else {
         return ApiError::internal("the checks failed; see the log").into_response();
     };
-    let ready = checks.iter().all(|check| check.ok);
+    let ready = is_ready(&checks);
     let listed: Vec<_> = checks
         .iter()
         .map(|check| json!({"name": check.name, "ok": check.ok, "detail": check.detail}))
@@ -42,11 +43,17 @@ pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
+fn is_ready(checks: &[Check]) -> bool {
+    checks.iter().all(|check| check.ok)
+}
+
 /// Prometheus text.
-pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+pub(super) async fn render_metrics(State(shared): State<Arc<Shared>>) -> Response {
     let worker = Arc::clone(&shared);
     let text = tokio::task::spawn_blocking(move || {
         worker.backend.measure(&worker.metrics);
+        let ready = is_ready(&worker.backend.ready());
+        worker.metrics.gauge(metrics::READY, &[]).set(f64::from(u8::from(ready)));
         worker.metrics.render()
     });
     match text.await {

@@ -90,7 +90,7 @@ pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std
             let (published, backlog) = (published.clone(), backlog.clone());
             let metrics = Arc::clone(threads.metrics());
             let partition = partition.to_string();
-            let mut figures = Figures { metrics, partition, told: Tally::default() };
+            let mut figures = Figures::begin(metrics, partition);
             Box::new(move |stage: &mut RecordStage, changes: &Changes| {
                 published.publish(stage.publish(&published.latest()));
                 backlog.committed(changes);
@@ -377,6 +377,20 @@ struct Figures {
 }
 
 impl Figures {
+    /// Shows every counter of the partition, so that its first event is seen as an increase.
+    fn begin(metrics: Arc<Metrics>, partition: String) -> Self {
+        let labels: &[(&'static str, &str)] = &[("partition", &partition)];
+        for name in [
+            metrics::INPUT_RECORDS,
+            metrics::INPUT_DUPLICATES,
+            metrics::INPUT_CONFLICTS,
+            metrics::INPUT_UNSELECTED,
+        ] {
+            metrics.counter(name, labels).increment(0);
+        }
+        Self { metrics, partition, told: Tally::default() }
+    }
+
     fn tell(&mut self, now: Tally) {
         // A stage that was loaded again counts from zero.
         let told = if now.records < self.told.records { Tally::default() } else { self.told };

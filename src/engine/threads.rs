@@ -241,7 +241,7 @@ fn note_panic(shared: &Shared, metrics: &Metrics, name: &str, panic: &(dyn Any +
     let id = invariant::ID_ALL
         .into_iter()
         .find(|id| text.strip_prefix(id).is_some_and(|rest| rest.starts_with(':')));
-    let id = id.unwrap_or("none");
+    let id = id.unwrap_or(metrics::NO_INVARIANT);
     metrics.counter(metrics::INVARIANT_VIOLATIONS, &[("id", id)]).increment(1);
     let text = format!("stopped: a check failed (invariant: {id}); see the log");
     let mut problems = shared.problems.lock().unwrap_or_else(PoisonError::into_inner);

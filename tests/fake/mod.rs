@@ -217,6 +217,7 @@ impl Backend for Fake {
     }
 
     fn ready(&self) -> Vec<Check> {
-        vec![Check { name: "log".to_owned(), ok: true, detail: "2 partitions".to_owned() }]
+        let ok = self.failure.lock().unwrap().is_none();
+        vec![Check { name: "log".to_owned(), ok, detail: "2 partitions".to_owned() }]
     }
 }
