@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use trailproof_topology::catalog::Catalog;
 use trailproof_topology::effect::Topic;
+use trailproof_topology::input::Offset;
 use trailproof_topology::sign::Sign;
 
 use crate::applied::Gap;
@@ -185,13 +186,11 @@ impl Engine {
     /// # Errors
     /// The log's.
     pub fn lag(&self) -> Result<Vec<(u32, u64)>, log::Error> {
-        let applied = self.assignment.applied().into_iter();
-        applied
-            .map(|(partition, applied)| {
-                let end = self.broker().bounds(Topic::Traces, partition)?.end;
-                Ok((partition, end.saturating_sub(applied)))
-            })
-            .collect()
+        let applied = self.assignment.applied();
+        let partitions: Vec<u32> = applied.iter().map(|(partition, _)| *partition).collect();
+        let ends = self.broker().ends(Topic::Traces, &partitions)?;
+        let lag = |(one, end): (&(u32, Offset), &Offset)| (one.0, end.saturating_sub(one.1));
+        Ok(applied.iter().zip(&ends).map(lag).collect())
     }
 
     /// Leaves the group, stops the threads after their step and flushes the state. Seals nothing.

@@ -109,14 +109,16 @@ impl Backend for Engine {
     }
 
     fn measure(&self, metrics: &Metrics) {
-        let here = self.lag().unwrap_or_default();
-        for partition in 0..self.broker().partitions(Topic::Traces) {
-            // What has moved away lags where it is now.
-            let own = here.iter().find(|(own, _)| *own == partition);
-            let lag = own.map_or(0, |(_, lag)| *lag);
-            let partition = partition.to_string();
-            let labels: [(&'static str, &str); 1] = [("partition", &partition)];
-            metrics.gauge(metrics::INPUT_LAG, &labels).set(lag as f64);
+        // Where the log does not answer, what was known last is nearer to the truth than 0.
+        if let Ok(here) = self.lag() {
+            for partition in 0..self.broker().partitions(Topic::Traces) {
+                // What has moved away lags where it is now.
+                let own = here.iter().find(|(own, _)| *own == partition);
+                let lag = own.map_or(0, |(_, lag)| *lag);
+                let partition = partition.to_string();
+                let labels: [(&'static str, &str); 1] = [("partition", &partition)];
+                metrics.gauge(metrics::INPUT_LAG, &labels).set(lag as f64);
+            }
         }
         for topic in [Topic::Traces, Topic::Files] {
             let count = self.assignment.count(topic);

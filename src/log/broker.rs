@@ -109,6 +109,14 @@ pub trait Broker: Send + Sync {
     /// [`Error::Refused`]: no such partition. [`Error::Unavailable`] (later).
     fn bounds(&self, topic: Topic, partition: u32) -> Result<Range<Offset>, Error>;
 
+    /// Where partitions of a topic end, in their order, as [`Broker::bounds`] says.
+    ///
+    /// # Errors
+    /// As [`Broker::bounds`].
+    fn ends(&self, topic: Topic, partitions: &[u32]) -> Result<Vec<Offset>, Error> {
+        partitions.iter().map(|partition| Ok(self.bounds(topic, *partition)?.end)).collect()
+    }
+
     /// Reads committed records from offset `from` on; none at the end.
     ///
     /// # Errors

@@ -249,6 +249,15 @@ impl Broker for KafkaLog {
         self.cluster.readers.bounds(topic, partition)
     }
 
+    fn ends(&self, topic: Topic, partitions: &[u32]) -> Result<Vec<Offset>, Error> {
+        let outputs: Vec<Output> = partitions.iter().map(|one| (topic, *one)).collect();
+        outputs.iter().try_for_each(|(topic, one)| self.cluster.layout.check(*topic, *one))?;
+        // One question for all of them: a metric must not wait for each in turn.
+        let found = self.cluster.readers.ends(&outputs)?;
+        let unknown = || Error::Unavailable(format!("kafka: no end of {}", topic.name()));
+        outputs.iter().map(|output| found.get(output).copied().ok_or_else(unknown)).collect()
+    }
+
     fn read(
         &self,
         topic: Topic,

@@ -83,6 +83,8 @@ fn an_idle_partition_gets_one_tick_and_its_time() {
         (!kinds.is_empty()).then(|| assert_eq!(kinds, [Kind::Tick]))
     });
     assert_eq!(log.bounds(Topic::Traces, 0).unwrap(), 0..1);
+    assert_eq!(log.ends(Topic::Traces, &[1, 0]).unwrap(), [0, 1], "all asked at once");
+    assert!(matches!(log.ends(Topic::Traces, &[0, 2]), Err(Error::Refused(_))));
 }
 
 #[test]

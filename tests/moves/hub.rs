@@ -21,6 +21,8 @@ pub(crate) struct Hub {
     settled: Mutex<BTreeMap<Owner, Offset>>,
     /// Publishes of each instance that reached the log.
     publishes: [AtomicU64; 2],
+    /// The log says nothing of where partitions end.
+    pub(crate) away: AtomicBool,
     /// Readers that were made.
     pub(crate) readers: AtomicU64,
     /// Has the next reader that has just filled a batch find its partition changed, once.
@@ -30,8 +32,8 @@ pub(crate) struct Hub {
 impl Hub {
     pub(crate) fn new(log: EmbeddedLog) -> Arc<Self> {
         let (members, epochs, settled, publishes) = Default::default();
-        let (readers, change) = Default::default();
-        Arc::new(Self { log, members, epochs, settled, publishes, readers, change })
+        let (away, readers, change) = Default::default();
+        Arc::new(Self { log, members, epochs, settled, publishes, away, readers, change })
     }
 
     /// The broker as one instance has it.
@@ -75,6 +77,9 @@ impl Broker for Instance {
     }
 
     fn bounds(&self, topic: Topic, partition: u32) -> Result<Range<Offset>, Error> {
+        if self.hub.away.load(Ordering::SeqCst) {
+            return Err(Error::Unavailable("away".to_owned()));
+        }
         self.hub.log.bounds(topic, partition)
     }
 

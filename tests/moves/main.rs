@@ -13,6 +13,7 @@ use trailproof::api::backend::Backend as _;
 use trailproof::applied::Gap;
 use trailproof::engine::Engine;
 use trailproof::log::broker::{Broker, Owner};
+use trailproof::metrics::{INPUT_LAG, Metrics};
 use trailproof::object::{self, Metadata, ObjectStore, Put};
 use trailproof_topology::effect::{LANES, Topic};
 use world::{PARTITIONS, World, until, viewed};
@@ -103,6 +104,25 @@ fn a_catalog_that_another_instance_brings_into_force_holds_here_too() {
     world.append(2);
     until("the new version", || first.catalog().version == 2 && viewed(&first) == 16);
     audit(&world, &[&first, &second]);
+}
+
+#[test]
+fn a_lag_that_nobody_can_tell_stays_what_it_was() {
+    let mut world = World::new();
+    let engine = world.start(0);
+    world.hub.give(0, &all());
+    world.append(3);
+    until("the traces", || settled(&engine) && viewed(&engine) == 12);
+    let metrics = Metrics::new().unwrap();
+    metrics.gauge(INPUT_LAG, &[("partition", "2")]).set(7.0);
+    let lag = |line: &str| metrics.render().contains(&format!("\n{INPUT_LAG}{line}\n"));
+    world.hub.away.store(true, Ordering::SeqCst);
+    engine.measure(&metrics);
+    assert!(lag("{partition=\"2\"} 7"));
+    world.hub.away.store(false, Ordering::SeqCst);
+    engine.measure(&metrics);
+    assert!(lag("{partition=\"2\"} 0") && lag("{partition=\"0\"} 0"));
+    engine.stop().unwrap();
 }
 
 /// A store whose puts wait until they are let through.
