@@ -15,6 +15,7 @@ mod assignment;
 pub mod backend;
 pub mod catalogs;
 mod gapped;
+pub mod pace;
 pub mod partition;
 mod pending;
 mod running;
@@ -42,6 +43,8 @@ use crate::view::View;
 use crate::{log, store};
 
 use assignment::Assignment;
+use pace::Pace;
+use partition::SCRUB_EVERY_MIB;
 use shares::Shares;
 use slot::Context;
 pub use slot::Restoring;
@@ -113,6 +116,7 @@ impl Engine {
             store_options: rocks::Options::new(settings.memory, inputs as usize),
             shares: Shares::of(broker.partitions(Topic::Traces)),
             turns: Arc::new(Turns::of_cores()),
+            scrub_pace: Arc::new(Pace::new(SCRUB_EVERY_MIB)),
             view_days: settings.view_days,
             accept_gaps: settings.accept_gaps,
             objects: settings.objects,

@@ -12,6 +12,7 @@ use trailproof_topology::stage::Stage;
 use trailproof_topology::state::Changes;
 use trailproof_topology::trace::Reason;
 
+use super::pace::Pace;
 use super::pending::Pending;
 use super::shares::Shares;
 use super::threads::{Alarms, Bell, Fault, Job, Threads};
@@ -31,8 +32,8 @@ const SCRUB_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often it is looked whether that is due.
 const SCRUB_LOOK: Duration = Duration::from_secs(600);
 
-/// The pause after each MiB that was verified: at most 100 MiB are read in a second.
-const SCRUB_PAUSE: Duration = Duration::from_millis(10);
+/// A MiB is verified in each of these by all partitions together: at most 100 MiB in a second.
+pub const SCRUB_EVERY_MIB: Duration = Duration::from_millis(10);
 
 /// An outbox as the jobs run it.
 pub type PartitionOutbox = Outbox<Box<dyn Publisher + Send>, Arc<RocksStore>>;
@@ -51,6 +52,8 @@ pub struct Parts {
     pub outbox: PartitionOutbox,
     /// What worker and outbox know of each other.
     pub progress: Arc<Progress>,
+    /// How fast all partitions verify their rows.
+    pub scrub_pace: Arc<Pace>,
 }
 
 /// What a partition of topic `traces` runs with besides.
@@ -72,7 +75,7 @@ pub struct RecordParts {
 /// # Errors
 /// The operating system's.
 pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std::io::Result<()> {
-    let Parts { partition, store, catalogs, log, outbox, progress } = parts;
+    let Parts { partition, store, catalogs, log, outbox, progress, scrub_pace } = parts;
     let RecordParts { topic_id, shares, turns, published, view_days } = record;
     let setup = Setup { partition, topic_id, open_bytes_max: shares.open_bytes_max };
     let worker = Worker::new(setup, log, Arc::clone(&store), catalogs, Arc::clone(&progress))
@@ -103,7 +106,7 @@ pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std
     for job in lanes {
         threads.start(format!("{name}-{}", job.name()), job)?;
     }
-    start_scrub(&name, &store, threads)?;
+    start_scrub(&name, &store, scrub_pace, threads)?;
     let job = UpkeepJob {
         expired_before: 0,
         view_days,
@@ -117,8 +120,14 @@ pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std
     threads.start(format!("{name}-upkeep"), job)
 }
 
-fn start_scrub(name: &str, store: &Arc<RocksStore>, threads: &Threads) -> std::io::Result<()> {
+fn start_scrub(
+    name: &str,
+    store: &Arc<RocksStore>,
+    pace: Arc<Pace>,
+    threads: &Threads,
+) -> std::io::Result<()> {
     let job = ScrubJob {
+        pace,
         store: Arc::clone(store),
         alarms: threads.alarms(),
         bytes: threads.metrics().counter(metrics::STATE_SCRUBBED, &[]),
@@ -133,7 +142,7 @@ fn start_scrub(name: &str, store: &Arc<RocksStore>, threads: &Threads) -> std::i
 /// # Errors
 /// The operating system's.
 pub fn start_digest(parts: Parts, setup: DigestSetup, threads: &Threads) -> std::io::Result<()> {
-    let Parts { partition, store, catalogs, log, outbox, progress } = parts;
+    let Parts { partition, store, catalogs, log, outbox, progress, scrub_pace } = parts;
     let name = format!("digest-{partition}");
     let worker = Worker::new(setup, log, Arc::clone(&store), catalogs, progress);
     let (lanes, bells) = outbox_jobs(outbox, false, &store, threads);
@@ -156,7 +165,7 @@ pub fn start_digest(parts: Parts, setup: DigestSetup, threads: &Threads) -> std:
     for job in lanes {
         threads.start(format!("{name}-{}", job.name()), job)?;
     }
-    start_scrub(&name, &store, threads)
+    start_scrub(&name, &store, scrub_pace, threads)
 }
 
 /// A job for each lane, so that a lane that fails holds up no other; and the bells that wake them.
@@ -338,6 +347,7 @@ impl UpkeepJob {
 /// Verifies the checksums of all rows, at the start and once a day, so that damage is found while
 /// the log still has what mends it.
 struct ScrubJob {
+    pace: Arc<Pace>,
     store: Arc<RocksStore>,
     alarms: Alarms,
     bytes: Counter,
@@ -350,10 +360,10 @@ impl Job for ScrubJob {
         if self.done.is_some_and(|done| done.elapsed() < SCRUB_EVERY) {
             return Ok(false);
         }
-        let (bell, alarms) = (&self.bell, &self.alarms);
+        let (pace, bell, alarms) = (&self.pace, &self.bell, &self.alarms);
         let go_on = || {
-            // A pause for each MiB: whoever serves comes first.
-            bell.wait(SCRUB_PAUSE);
+            // After each MiB: whoever serves comes first.
+            bell.wait(pace.wait_from(Instant::now()));
             !alarms.is_stopping()
         };
         // What RocksDB finds it marks; whoever attends to the partition then starts it anew.

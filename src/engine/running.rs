@@ -83,7 +83,8 @@ impl Running {
                 Box::new(Gapped { inner: log, gap })
             }
         };
-        let parts = Parts { partition, store, catalogs, log, outbox, progress };
+        let scrub_pace = Arc::clone(&context.scrub_pace);
+        let parts = Parts { partition, store, catalogs, log, outbox, progress, scrub_pace };
         let started = running.start_jobs(topic, parts, context);
         if let Err(error) = started {
             running.threads.stop();

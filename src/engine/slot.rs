@@ -13,6 +13,7 @@ use trailproof_topology::input::Offset;
 use trailproof_topology::sign::Sign;
 
 use super::catalogs::CatalogHistory;
+use super::pace::Pace;
 use super::running::Running;
 use super::shares::Shares;
 use super::threads::{Fault, PAUSE_MAX, PAUSE_MIN, Threads};
@@ -46,6 +47,7 @@ pub(super) struct Context {
     pub(super) store_options: rocks::Options,
     pub(super) shares: Shares,
     pub(super) turns: Arc<Turns>,
+    pub(super) scrub_pace: Arc<Pace>,
     pub(super) view_days: u16,
     pub(super) accept_gaps: Vec<Gap>,
     pub(super) objects: Arc<dyn ObjectStore>,
