@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use trailproof_topology::catalog::Catalog;
 use trailproof_topology::input::Millis;
+use trailproof_topology::window::CAPACITY_MAX;
 
 pub use cluster::LogSettings;
 pub use layers::Layers;
@@ -280,7 +281,10 @@ fn catalog(reader: &mut Reader, raw: &RawConfig, partitions: u64, dev: bool) -> 
         cycle_ms: cycle.as_millis() as Millis,
         digest_interval_ms: digest.as_millis() as Millis,
         file_bytes_max: reader.size("file_bytes_max", &raw.file_bytes_max, 1 << 20, 1 << 30),
-        dedup_window: reader.integer("dedup_window", &raw.dedup_window, 0, 1 << 24) as u32,
+        // 0 would not switch it off: under a catalog that says so the window has one trace, and
+        // must keep it, or the log would give other files when it is replayed.
+        dedup_window: reader.integer("dedup_window", &raw.dedup_window, 1, CAPACITY_MAX.into())
+            as u32,
         traces_partitions: if partitions == 0 { default_partitions() } else { partitions as u32 },
         files_partitions: FILES_PARTITIONS,
         accounts: accounts::build(reader, &raw.accounts, dev),

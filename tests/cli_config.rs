@@ -210,6 +210,10 @@ fn every_problem_is_listed_at_once() {
             "objects.timeout: is not from 1s to 1h (from --set)",
         ],
     );
+    check(
+        &["dedup_window=0"],
+        &["dedup_window: \"0\" is no whole number from 1 to 16777216 (from --set)"],
+    );
     check(&["cycle"], &["cycle: has no value: write --set key=value (from --set)"]);
 }
 

@@ -101,7 +101,8 @@ pub struct Window {
 }
 
 impl Window {
-    /// An empty window of `capacity` marks, 1 to [`CAPACITY_MAX`].
+    /// An empty window of `capacity` marks, 1 to [`CAPACITY_MAX`]. Early catalogs may say 0; it was
+    /// always taken as 1, and logs of that time must give the same files.
     #[must_use]
     pub fn new(capacity: u32) -> Self {
         let capacity = capacity.clamp(1, CAPACITY_MAX);

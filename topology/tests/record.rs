@@ -334,3 +334,16 @@ fn a_restart_with_a_smaller_bound_closes_chunks_and_changes_no_file() {
     assert!(leaving(&rows) == leaving(&plain), "the effects are others");
     assert!(segments(&rows) == segments(&plain), "the files are others");
 }
+
+/// Early configurations could say 0. Their logs were filed with a window of one trace.
+#[test]
+fn a_catalog_without_a_window_gives_what_it_gave() {
+    let with_window = |traces| {
+        let mut log = log(7, 400);
+        log.catalogs.values_mut().for_each(|catalog| catalog.dedup_window = traces);
+        run(&log, 7, 23, true)
+    };
+    let (none, one) = (with_window(0), with_window(1));
+    same("a window of 0", effects(&none), &effects(&one));
+    assert_eq!(segments(&none), segments(&one));
+}
