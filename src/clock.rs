@@ -1,6 +1,8 @@
-//! The clock of the shell's edge: request ids, query windows and `--since`.
+//! The clock of the shell's edge: request ids, query windows and `--since`, and the append times of
+//! the embedded log.
 //!
-//! **Invariant:** nothing that leaves the engine comes from here; the engine's time is the log's.
+//! **Invariant:** nothing that leaves the engine comes from here but by the log's append times: the
+//! engine's time is the log's.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -24,7 +24,7 @@ use std::thread::JoinHandle;
 
 use rocksdb::DB;
 use trailproof_topology::effect::Topic;
-use trailproof_topology::input::{Millis, Offset};
+use trailproof_topology::input::Offset;
 
 use self::database::{Head, Lanes};
 pub use self::publisher::OwnedPublisher;
@@ -32,18 +32,16 @@ pub use self::reader::PartitionLog;
 pub use self::row::{Packed, RECORD_BYTES_MAX, RecordBatchBuilder};
 use self::writer::{Queue, Work};
 use super::Error;
+use crate::clock::Clock;
 use crate::memory_budget::MemoryBudget;
 
 /// The greatest append, as stored: its rows go through memory at once.
 pub const APPEND_BYTES_MAX: usize = 64 << 20;
 
-/// A clock: milliseconds since 1970-01-01T00:00:00Z. It may jump; append times do not.
-pub type Clock = Arc<dyn Fn() -> Millis + Send + Sync>;
-
 /// How a log is run.
 #[derive(Clone)]
 pub struct Options {
-    /// Where append times come from.
+    /// Where append times come from. It may jump; they do not.
     pub clock: Clock,
     /// Shared block cache.
     pub memory: MemoryBudget,
