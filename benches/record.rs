@@ -277,7 +277,10 @@ fn main() {
         let floor_us = floor(&log);
         let cost = stage(&log, accounts, Compression::Zstd);
         figures.add(name, cost.record_us / floor_us, "ratio", bounds, "lower");
-        if accounts == 1 {
+        if accounts > 1 {
+            let name = format!("record_us_per_trace_{accounts}");
+            figures.add(&name, cost.record_us, "us", (None, None), "lower");
+        } else {
             let bytes = log.bytes.len() as f64 / count as f64;
             figures.add("trace_bytes", bytes, "bytes", (None, None), "lower");
             figures.add("floor_us_per_trace", floor_us, "us", (None, None), "lower");

@@ -41,7 +41,7 @@ fn all_move(feed: &mut Feed, servers: &[&Server], next: &mut u64) {
 pub(crate) fn run(figures: &mut Figures) {
     let broker = Broker::start();
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let setup = Setup::new(folder.path(), &broker.address, 1);
+    let setup = Setup::new(folder.path(), &broker.address, 1, "10s");
     let mut first = Server::start(&setup, "first");
     first.wait_ready();
     let mut second = Server::start(&setup, "second");

@@ -20,6 +20,7 @@ pub(crate) struct Feed {
     accounts: u64,
     partitions: i32,
     sent: u64,
+    bytes: u64,
 }
 
 impl Feed {
@@ -33,7 +34,15 @@ impl Feed {
             .set("queue.buffering.max.kbytes", "131072")
             .create()
             .expect("a producer");
-        Self { producer, random: Random(1), text: Vec::new(), accounts, partitions, sent: 0 }
+        Self {
+            producer,
+            random: Random(1),
+            text: Vec::new(),
+            accounts,
+            partitions,
+            sent: 0,
+            bytes: 0,
+        }
     }
 
     /// Sends one generated trace. Producers of many accounts key by account, as recommended.
@@ -54,6 +63,7 @@ impl Feed {
 
     fn send_to(&mut self, partition: i32, text: &[u8]) {
         self.sent += 1;
+        self.bytes += text.len() as u64;
         let mut record = BaseRecord::<(), [u8]>::to(TOPIC).payload(text).partition(partition);
         loop {
             match self.producer.send(record) {
@@ -68,6 +78,11 @@ impl Feed {
         if self.sent.is_multiple_of(1_000) {
             self.producer.poll(Duration::ZERO);
         }
+    }
+
+    /// Bytes of all traces that were sent.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Waits until the broker has everything.

@@ -17,10 +17,10 @@ pub(crate) struct Setup {
 
 impl Setup {
     /// Writes the configuration of a group on these brokers.
-    pub(crate) fn new(folder: &Path, brokers: &str, accounts: u64) -> Self {
+    pub(crate) fn new(folder: &Path, brokers: &str, accounts: u64, cycle: &str) -> Self {
         let shown = folder.display();
         let mut text = format!(
-            "log = \"kafka\"\npartitions = {PARTITIONS}\ncycle = \"10s\"\n\
+            "log = \"kafka\"\npartitions = {PARTITIONS}\ncycle = \"{cycle}\"\n\
              digest_interval = \"60s\"\n\
              [kafka]\nbrokers = \"{brokers}\"\ngroup = \"bench\"\n\
              \"session.timeout.ms\" = \"6000\"\n\"heartbeat.interval.ms\" = \"1500\"\n\
@@ -105,7 +105,7 @@ impl Server {
         assert!(told.success() && self.child.wait().expect("it ends").success());
     }
 
-    /// Sum of a metric over all its labels.
+    /// Sum of a metric over all its labels, or the one with the labels given.
     pub(crate) fn metric(&self, name: &str) -> Option<f64> {
         let (_, body) = Client::try_new(&self.address)?.get("/metrics").ok()?;
         let text = String::from_utf8_lossy(&body).into_owned();

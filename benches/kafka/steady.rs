@@ -83,7 +83,7 @@ fn add(figures: &mut Figures, name: &str, mut times: Vec<f64>) {
 pub(crate) fn run(figures: &mut Figures) {
     let broker = Broker::start();
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let setup = Setup::new(folder.path(), &broker.address, ACCOUNTS);
+    let setup = Setup::new(folder.path(), &broker.address, ACCOUNTS, "10s");
     let mut server = Server::start(&setup, "instance");
     server.wait_ready();
     let stop = AtomicBool::new(false);
