@@ -4,7 +4,9 @@
 //! The same id with other content is another trace: kept, and counted as a conflict.
 //!
 //! The window is rows of the partition's state, so it depends on the log alone. Its memory is
-//! fixed: 24 bytes for each trace it can hold.
+//! fixed: under 19 bytes for each trace it can hold. So it compares the upper 48 bits of each hash:
+//! with a million marks, one new trace in some 2^28 is counted as a conflict by mistake, and one in
+//! 2^76 would be taken for a resend.
 //!
 //! **Invariant:** the table holds exactly the ring's entries. A bucket is one line of the cache, so
 //! a look, an insertion and a removal each touch one, nearly always; what finds its bucket full
@@ -24,6 +26,12 @@ const SLOTS: usize = 15;
 
 /// Marks of a bucket on average, at most: so few buckets are ever full.
 const MARKS: usize = 10;
+
+/// Buckets of a new window.
+const BUCKETS_MIN: usize = 1 << 8;
+
+/// Bits of each hash that a window leaves out.
+const LEFT_OUT: u32 = 16;
 
 /// What identifies a trace in the window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,6 +81,33 @@ pub enum Seen {
     Conflict,
 }
 
+/// A mark in the ring: the upper 48 bits of id and content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Packed([u32; 3]);
+
+impl Packed {
+    fn of(mark: &Mark) -> Self {
+        let (id, content) = (mark.id >> LEFT_OUT, mark.content >> LEFT_OUT);
+        Self([id as u32, ((id >> 32 << 16) | (content >> 32)) as u32, content as u32])
+    }
+
+    fn mark(self) -> Mark {
+        let [id, upper, content] = self.0.map(u64::from);
+        let id = (upper >> 16 << 32) | id;
+        let content = ((upper & 0xffff) << 32) | content;
+        Mark { id: id << LEFT_OUT, content: content << LEFT_OUT }
+    }
+
+    fn same_id(self, other: Self) -> bool {
+        self.0[0] == other.0[0] && self.tag() == other.tag()
+    }
+
+    /// The bits of the id that do not decide its bucket.
+    fn tag(self) -> u32 {
+        self.0[1] >> 16
+    }
+}
+
 /// A piece of the table.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
@@ -90,11 +125,11 @@ impl Bucket {
 /// The last `capacity` marks.
 #[derive(Clone, Debug)]
 pub struct Window {
-    ring: Vec<Mark>,
+    ring: Vec<Packed>,
     /// Place of the oldest mark once the ring is full, else of the next one.
     next: usize,
     capacity: usize,
-    /// A power of two.
+    /// Doubled as the ring fills, up to one for every [`MARKS`] marks it can hold.
     table: Vec<Bucket>,
     /// Bits of a slot that hold a place of the ring plus one.
     place_bits: u32,
@@ -108,7 +143,7 @@ impl Window {
         let capacity = capacity.clamp(1, CAPACITY_MAX);
         let place_bits = u32::BITS - capacity.leading_zeros();
         let capacity = capacity as usize;
-        let buckets = capacity.div_ceil(MARKS).next_power_of_two().min(1 << 8);
+        let buckets = capacity.div_ceil(MARKS).min(BUCKETS_MIN);
         Self {
             ring: Vec::new(),
             next: 0,
@@ -136,30 +171,31 @@ impl Window {
         self.capacity
     }
 
-    /// The marks, oldest first.
+    /// The marks, oldest first, as far as the window knows them: what was left out is 0.
     #[must_use]
     pub fn marks(&self) -> Vec<Mark> {
         let (newer, older) = self.ring.split_at(self.next.min(self.ring.len()));
-        [older, newer].concat()
+        older.iter().chain(newer).map(|packed| packed.mark()).collect()
     }
 
     /// Looks a mark up.
     #[must_use]
     pub fn look(&self, mark: &Mark) -> Seen {
         let mut seen = Seen::New;
-        let tag = mark.id >> 32 >> self.place_bits;
-        let mut at = self.home(mark.id);
+        let packed = Packed::of(mark);
+        let tag = self.slot_tag(packed);
+        let mut at = self.home(packed);
         loop {
             let bucket = &self.table[at];
             for slot in bucket.slots {
-                if slot == 0 || u64::from(slot >> self.place_bits) != tag {
+                if slot == 0 || slot >> self.place_bits != tag {
                     continue;
                 }
                 let other = self.ring[self.place(slot)];
-                if other == *mark {
+                if other == packed {
                     return Seen::Resend;
                 }
-                if other.id == mark.id {
+                if other.same_id(packed) {
                     seen = Seen::Conflict;
                 }
             }
@@ -172,6 +208,7 @@ impl Window {
 
     /// Takes a mark in; the oldest one leaves where the window is full.
     pub fn push(&mut self, mark: Mark) {
+        let mark = Packed::of(&mark);
         if self.ring.len() < self.capacity {
             self.ring.push(mark);
             if self.ring.len() > self.table.len() * MARKS {
@@ -187,18 +224,23 @@ impl Window {
         }
     }
 
-    fn home(&self, id: u64) -> usize {
-        (id as usize) & (self.table.len() - 1)
+    fn home(&self, mark: Packed) -> usize {
+        ((u64::from(mark.0[0]) * self.table.len() as u64) >> 32) as usize
     }
 
     fn after(&self, bucket: usize) -> usize {
-        (bucket + 1) & (self.table.len() - 1)
+        let next = bucket + 1;
+        if next == self.table.len() { 0 } else { next }
     }
 
-    /// The slot of the mark at a place: the upper bits of its id, and the place.
+    /// As much of a mark's tag as there is room for beside a place.
+    fn slot_tag(&self, mark: Packed) -> u32 {
+        mark.tag() << self.place_bits >> self.place_bits
+    }
+
+    /// The slot of the mark at a place: its tag, and the place.
     fn slot(&self, place: usize) -> u32 {
-        let tag = (self.ring[place].id >> 32) as u32 >> self.place_bits;
-        (tag << self.place_bits) | (place as u32 + 1)
+        (self.ring[place].tag() << self.place_bits) | (place as u32 + 1)
     }
 
     /// The place of a slot that is not free.
@@ -208,7 +250,7 @@ impl Window {
 
     fn insert(&mut self, place: usize) {
         let slot = self.slot(place);
-        let mut at = self.home(self.ring[place].id);
+        let mut at = self.home(self.ring[place]);
         loop {
             if let Some(free) = self.table[at].slots.iter_mut().find(|slot| **slot == 0) {
                 *free = slot;
@@ -221,7 +263,7 @@ impl Window {
 
     fn remove(&mut self, place: usize) {
         let slot = self.slot(place);
-        let mut at = self.home(self.ring[place].id);
+        let mut at = self.home(self.ring[place]);
         loop {
             if let Some(own) = self.table[at].slots.iter_mut().find(|own| **own == slot) {
                 *own = 0;
@@ -233,7 +275,8 @@ impl Window {
     }
 
     fn grow(&mut self) {
-        self.table = vec![Bucket::EMPTY; self.table.len() * 2];
+        let buckets = (self.table.len() * 2).min(self.capacity.div_ceil(MARKS));
+        self.table = vec![Bucket::EMPTY; buckets];
         for place in 0..self.ring.len() {
             self.insert(place);
         }
@@ -253,8 +296,9 @@ mod tests {
             let mut seed = 1u64;
             for _ in 0..9_000 {
                 seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                let id = (seed >> 40) & 0xff | 0xf00 | (seed >> 48 << 63);
-                let mark = Mark { id, content: (seed >> 33) & 3 };
+                let id = (seed >> 40) & 0xff | 0xf00 | (seed >> 48 << 47);
+                let content = (seed >> 33) & 3;
+                let mark = Mark { id: id << LEFT_OUT, content: content << LEFT_OUT };
                 let known: Vec<&Mark> = list.iter().rev().take(capacity as usize).collect();
                 let expected = if known.contains(&&mark) {
                     Seen::Resend
@@ -270,6 +314,22 @@ mod tests {
                 }
             }
             assert_eq!(window.len(), list.len().min(capacity as usize));
+            let newest = list.split_off(list.len() - window.len());
+            assert_eq!(window.marks(), newest);
+        }
+    }
+
+    #[test]
+    fn a_mark_is_known_by_48_bits_of_each_hash() {
+        let mark = Mark { id: 0x0123_4567_89ab_cdef, content: 0xfedc_ba98_7654_3210 };
+        let packed = Packed::of(&mark);
+        let known = Mark { id: 0x0123_4567_89ab_0000, content: 0xfedc_ba98_7654_0000 };
+        assert_eq!((packed.mark(), Packed::of(&known)), (known, packed));
+        for bit in LEFT_OUT..u64::BITS {
+            let id = Mark { id: mark.id ^ 1 << bit, ..mark };
+            assert!(!Packed::of(&id).same_id(packed));
+            let content = Mark { content: mark.content ^ 1 << bit, ..mark };
+            assert!(Packed::of(&content) != packed && Packed::of(&content).same_id(packed));
         }
     }
 
