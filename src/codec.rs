@@ -106,10 +106,9 @@ impl Encoder {
     pub fn finish(mut self) -> Result<Encoded, Damaged> {
         match self.compression {
             Compression::Zstd => {
-                let end = zstd::bulk::compress(FILE_END, 1)
-                    .map_err(|error| Damaged(format!("zstd failed: {error}")))?;
-                self.frames.push((end.len() as u32, FILE_END.len() as u32));
-                self.bytes.extend_from_slice(&end);
+                let begun = self.bytes.len();
+                raw_frame(FILE_END, &mut self.bytes);
+                self.frames.push(((self.bytes.len() - begun) as u32, FILE_END.len() as u32));
                 seek_table(&self.frames, &mut self.bytes);
                 Ok(Encoded { bytes: self.bytes, content_sha256: None })
             }
@@ -144,6 +143,16 @@ fn squeeze(deflate: &mut Compress, text: &[u8], out: &mut Vec<u8>) -> Result<(),
             return Err(Damaged("deflate makes no progress".to_owned()));
         }
     }
+}
+
+/// Appends a zstd frame of under 256 bytes that are not compressed: a single segment of one raw
+/// block. Source: RFC 8878, sections 3.1.1.1 and 3.1.1.2.
+fn raw_frame(content: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&0xfd2f_b528_u32.to_le_bytes());
+    out.extend_from_slice(&[0x20, content.len() as u8]);
+    let last_raw_block = (content.len() as u32) << 3 | 1;
+    out.extend_from_slice(&last_raw_block.to_le_bytes()[..3]);
+    out.extend_from_slice(content);
 }
 
 /// Appends the seek table: a skippable frame with the lengths of all frames, little-endian.

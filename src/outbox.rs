@@ -198,7 +198,8 @@ where
         if effects.is_empty() {
             return Ok(Delivered::default());
         }
-        let go_on = || self.gate.is_open();
+        let gate = &self.gate;
+        let go_on = || gate.is_open();
         let (outcomes, failure) =
             deliver(&*self.store, &*self.objects, &effects, self.limits.puts, &go_on);
         let mut delivered = Delivered { effects: outcomes.len(), ..Delivered::default() };

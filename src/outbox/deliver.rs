@@ -1,5 +1,9 @@
 //! Delivering effects: building files, putting objects, telling what became of them.
 
+use std::collections::BTreeSet;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
 use trailproof_topology::catalog::{Compression, tracker_key};
 use trailproof_topology::digest::hex_sha256;
 use trailproof_topology::effect::{BytesObject, Effect, OutRecord, SegmentFile, Topic};
@@ -33,70 +37,76 @@ pub(super) fn deliver<T: StateStore + ?Sized>(
     objects: &dyn ObjectStore,
     effects: &[Effect],
     puts: usize,
-    go_on: &dyn Fn() -> bool,
+    go_on: &(dyn Fn() -> bool + Sync),
 ) -> (Vec<Outcome>, Option<Error>) {
     let mut outcomes = Vec::with_capacity(effects.len());
     let snapshot = store.snapshot();
     let mut left = effects;
-    while let Some((group, behind)) = left.split_at_checked(group_len(left, puts))
-        && !group.is_empty()
-        && go_on()
-    {
+    while !left.is_empty() {
+        let (stretch, behind) = left.split_at(stretch_len(left));
         left = behind;
-        let needs_threads = puts > 1
-            && group.iter().filter(|effect| !matches!(effect, Effect::Records(_))).count() > 1;
-        let results: Vec<Result<Outcome, Error>> = if needs_threads {
-            in_threads(&snapshot, objects, group)
-        } else {
-            // One at a time stops at the first failure, as a crash would.
-            let mut results = Vec::new();
-            for effect in group {
-                results.push(one(&snapshot, objects, effect));
-                if results.last().is_some_and(Result::is_err) {
-                    break;
-                }
-            }
-            results
-        };
+        let heavy = |effect: &&Effect| !matches!(effect, Effect::Records(_));
+        // One at a time stops at the first failure, as a crash would.
+        let threads = stretch.iter().filter(heavy).count().min(puts).max(1);
+        let results =
+            in_threads(threads, stretch, go_on, &|effect| one(&snapshot, objects, effect));
+        let begun = results.len();
         for result in results {
             match result {
                 Ok(outcome) => outcomes.push(outcome),
                 Err(error) => return (outcomes, Some(error)),
             }
         }
+        if begun < stretch.len() {
+            break;
+        }
     }
     (outcomes, None)
 }
 
-/// How many of these effects are delivered at the same time: at most `puts`, and never two of one
-/// chain. Each digest names the one before it, so one that is there must find that one there.
-fn group_len(effects: &[Effect], puts: usize) -> usize {
-    let mut chains = Vec::new();
-    for (at, effect) in effects.iter().enumerate().take(puts.max(1)) {
+/// How many of these effects may be delivered at the same time: never two of one chain. Each digest
+/// names the one before it, so one that is there must find that one there.
+fn stretch_len(effects: &[Effect]) -> usize {
+    let mut chains = BTreeSet::new();
+    for (at, effect) in effects.iter().enumerate() {
         let Effect::Objects(list) = effect else { continue };
         // The names of a digest and of its note end with what tells its chain.
-        let chain = list.last().and_then(|last| last.object.rsplit('_').next());
-        if chains.contains(&chain) {
+        if !chains.insert(list.last().and_then(|last| last.object.rsplit('_').next())) {
             return at;
         }
-        chains.push(chain);
     }
-    effects.len().min(puts.max(1))
+    effects.len()
 }
 
-fn in_threads<R: Rows<Error = crate::store::Error> + Sync>(
-    rows: &R,
-    objects: &dyn ObjectStore,
-    group: &[Effect],
+/// What became of the effects that were begun, in order: none is begun after a failure.
+fn in_threads(
+    threads: usize,
+    effects: &[Effect],
+    go_on: &(dyn Fn() -> bool + Sync),
+    one: &(dyn Fn(&Effect) -> Result<Outcome, Error> + Sync),
 ) -> Vec<Result<Outcome, Error>> {
-    std::thread::scope(|scope| {
-        let running: Vec<_> =
-            group.iter().map(|effect| scope.spawn(|| one(rows, objects, effect))).collect();
-        running
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    })
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let work = || {
+        let mut results = Vec::new();
+        while !failed.load(Ordering::Acquire) && go_on() {
+            let at = next.fetch_add(1, Ordering::AcqRel);
+            let Some(effect) = effects.get(at) else { break };
+            let result = one(effect);
+            failed.fetch_or(result.is_err(), Ordering::AcqRel);
+            results.push((at, result));
+        }
+        results
+    };
+    let mut results = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut results = work();
+        for other in others {
+            results.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        results
+    });
+    results.sort_unstable_by_key(|(at, _)| *at);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 fn one<R: Rows<Error = crate::store::Error>>(
@@ -257,9 +267,27 @@ mod tests {
         let record = || Effect::Records(Vec::new());
         let effects =
             [digest("aa", "1"), record(), digest("bb", "1"), record(), digest("aa", "2"), record()];
-        let lengths = |from: usize, puts| group_len(&effects[from..], puts);
-        assert_eq!([1, 3, 4, 6].map(|puts| lengths(0, puts)), [1, 3, 4, 4]);
-        assert_eq!(lengths(2, 6), 4);
-        assert_eq!((lengths(4, 9), lengths(6, 9)), (2, 0));
+        let lengths = [0, 2, 4, 6].map(|from| stretch_len(&effects[from..]));
+        assert_eq!(lengths, [4, 4, 2, 0]);
+    }
+
+    #[test]
+    fn nothing_is_begun_after_a_failure_or_once_it_is_to_stop() {
+        let effects = vec![Effect::Records(Vec::new()); 64];
+        let begun = AtomicUsize::new(0);
+        let fails = |_: &Effect| {
+            if begun.fetch_add(1, Ordering::AcqRel) < 9 {
+                return Ok(Outcome::default());
+            }
+            Err(Error::Damaged("it".to_owned()))
+        };
+        let results = in_threads(4, &effects, &|| true, &fails);
+        assert!((10..=13).contains(&results.len()), "{}", results.len());
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 9);
+        let left = AtomicUsize::new(5);
+        let go_on = || left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1));
+        let done = |_: &Effect| Ok(Outcome::default());
+        assert_eq!(in_threads(3, &effects, &|| go_on().is_ok(), &done).len(), 5);
+        assert_eq!(in_threads(3, &effects, &|| true, &done).len(), 64);
     }
 }
