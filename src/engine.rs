@@ -22,7 +22,6 @@ mod running;
 pub mod shares;
 mod slot;
 pub mod threads;
-pub mod turns;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,11 +33,13 @@ use trailproof_topology::input::Offset;
 use trailproof_topology::sign::Sign;
 
 use crate::applied::Gap;
+use crate::config::cores;
 use crate::log::broker::{Broker, Membership, Partitions};
 use crate::memory_budget::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::object::ObjectStore;
 use crate::store::rocks::{self, RocksStore};
+use crate::turns::Turns;
 use crate::view::View;
 use crate::{log, store};
 
@@ -49,7 +50,6 @@ use shares::Shares;
 use slot::Context;
 pub use slot::Restoring;
 use threads::{Bell, Fault, Job, Threads};
-use turns::Turns;
 
 /// How often versions of the catalog are looked for that another instance brought into force.
 const CATALOG_LOOK: Duration = Duration::from_secs(5);
@@ -115,7 +115,8 @@ impl Engine {
             state: settings.state,
             store_options: rocks::Options::new(settings.memory, inputs as usize),
             shares: Shares::of(broker.partitions(Topic::Traces)),
-            turns: Arc::new(Turns::of_cores()),
+            batch_turns: Arc::new(Turns::new(cores() + 1)),
+            index_turns: Arc::new(Turns::new(cores() / 2)),
             scrub_pace: Arc::new(Pace::new(SCRUB_EVERY_MIB)),
             view_days: settings.view_days,
             accept_gaps: settings.accept_gaps,

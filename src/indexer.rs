@@ -125,6 +125,12 @@ impl<S: StateStore> Indexer<S> {
         self
     }
 
+    /// Whether the next step may make a run, as far as is known.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.merging.is_some() || self.backlog.most(self.tiers.rows_min).is_some()
+    }
+
     /// Does one piece of work, of at most a million traces. False: there was nothing to do; ask
     /// again after a pause.
     ///

@@ -27,6 +27,7 @@ pub mod verify;
 pub mod clock;
 pub mod metrics;
 pub mod shutdown;
+pub mod turns;
 pub mod worker;
 
 mod fault;

@@ -1,20 +1,34 @@
-//! Turns: how many partitions do memory-hungry work at one time.
+//! Turns: how many partitions do the same heavy work at one time.
 //!
-//! Making an index run takes some ten MiB, and a sixth of the CPU time of what it indexes. So the
-//! partitions of an instance take turns at it, half as many as there are cores: memory does not
-//! grow with the number of partitions, and the work keeps up.
+//! Applying a batch takes some ten MiB and as much of the processor's cache as there is; so does
+//! making an index run. So the partitions of an instance take turns at each: memory does not grow
+//! with the number of partitions, and what one batch brought into the cache is not thrown out
+//! before it is used.
 //!
-//! **Invariant (I10):** never more turns are taken than there are.
+//! **Invariant (I10):** never more turns are taken than there are, and who came first is first.
 
+use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use crate::config::cores;
+/// How often who waits asks whether to go on waiting.
+const LOOK: Duration = Duration::from_millis(20);
 
-/// Turns that are left.
+/// Turns of one kind of work.
 #[derive(Debug)]
 pub struct Turns {
-    left: Mutex<usize>,
-    back: Condvar,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Queue {
+    /// Turns that nobody has.
+    free: usize,
+    /// Who waits, in order: one for each partition at most.
+    waiting: VecDeque<u64>,
+    /// The next ticket.
+    next: u64,
 }
 
 /// A turn; it is given back when dropped.
@@ -24,33 +38,42 @@ pub struct Turn<'a>(&'a Turns);
 impl Turns {
     /// So many turns, at least one.
     #[must_use]
-    pub fn new(turns: usize) -> Self {
-        Self { left: Mutex::new(turns.max(1)), back: Condvar::new() }
+    pub fn new(count: usize) -> Self {
+        let queue = Queue { free: count.max(1), waiting: VecDeque::new(), next: 0 };
+        Self { queue: Mutex::new(queue), changed: Condvar::new() }
     }
 
-    /// A turn for every two cores.
+    /// Waits for a turn as long as `go_on` says so, which is asked every 20 ms.
     #[must_use]
-    pub fn of_cores() -> Self {
-        Self::new(cores() / 2)
+    pub fn take(&self, go_on: &dyn Fn() -> bool) -> Option<Turn<'_>> {
+        let mut queue = self.queue();
+        let ticket = queue.next;
+        queue.next += 1;
+        queue.waiting.push_back(ticket);
+        while queue.free == 0 || queue.waiting.front() != Some(&ticket) {
+            if !go_on() {
+                queue.waiting.retain(|other| *other != ticket);
+                self.changed.notify_all();
+                return None;
+            }
+            let waited = self.changed.wait_timeout(queue, LOOK);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        queue.waiting.pop_front();
+        queue.free -= 1;
+        self.changed.notify_all();
+        Some(Turn(self))
     }
 
-    /// Waits for a turn. It lasts a step of the work, so the wait is short.
-    #[must_use]
-    pub fn take(&self) -> Turn<'_> {
-        let left = self.back.wait_while(self.left(), |left| *left == 0);
-        *left.unwrap_or_else(PoisonError::into_inner) -= 1;
-        Turn(self)
-    }
-
-    fn left(&self) -> MutexGuard<'_, usize> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        *self.0.left() += 1;
-        self.0.back.notify_one();
+        self.0.queue().free += 1;
+        self.0.changed.notify_all();
     }
 }
 
@@ -67,7 +90,7 @@ mod tests {
             for _ in 0..6 {
                 scope.spawn(|| {
                     for _ in 0..500 {
-                        let _turn = turns.take();
+                        let _turn = turns.take(&|| true).expect("it waits for ever");
                         assert!(running.fetch_add(1, Ordering::SeqCst) < 2);
                         std::thread::yield_now();
                         running.fetch_sub(1, Ordering::SeqCst);
@@ -76,6 +99,16 @@ mod tests {
                 });
             }
         });
-        assert_eq!((done.into_inner(), *turns.left()), (3_000, 2));
+        assert_eq!((done.into_inner(), turns.queue().free), (3_000, 2));
+    }
+
+    #[test]
+    fn who_gives_up_holds_up_nobody() {
+        let turns = Turns::new(1);
+        let turn = turns.take(&|| false).expect("it is free");
+        assert!(turns.take(&|| false).is_none());
+        drop(turn);
+        assert!(turns.take(&|| false).is_some());
+        assert!(turns.queue().waiting.is_empty());
     }
 }

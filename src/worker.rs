@@ -23,6 +23,7 @@ use trailproof_topology::state::Changes;
 use crate::applied::Applied;
 use crate::log::{self, Kind, Log, RecordBatch};
 use crate::store::{self, StateStore};
+use crate::turns::Turns;
 
 /// Bytes of records that one batch takes at most, beyond its last append.
 pub const BATCH_BYTES_MAX: usize = 16 << 20;
@@ -201,6 +202,7 @@ pub struct Worker<S: Stage, L, T> {
     late: Option<log::Error>,
     batch_bytes_max: usize,
     poll_bytes_max: usize,
+    turns: Option<Arc<Turns>>,
 }
 
 impl<S, L, T> Worker<S, L, T>
@@ -229,6 +231,7 @@ where
             late: None,
             batch_bytes_max: BATCH_BYTES_MAX,
             poll_bytes_max: POLL_BYTES_MAX,
+            turns: None,
         }
     }
 
@@ -243,6 +246,13 @@ where
     #[must_use]
     pub fn with_poll_bytes(mut self, poll_bytes_max: usize) -> Self {
         self.poll_bytes_max = poll_bytes_max;
+        self
+    }
+
+    /// Applies batches in turns with other workers.
+    #[must_use]
+    pub fn with_turns(mut self, turns: Arc<Turns>) -> Self {
+        self.turns = Some(turns);
         self
     }
 
@@ -278,7 +288,14 @@ where
             return Ok(Step::Blocked);
         }
         let mut batch = Batch::new(self.progress.committed());
-        let taken = match self.take(&mut stage, &mut batch) {
+        // Held until the batch is committed. The log is waited for without it.
+        let (turns, mut turn) = (self.turns.clone(), None);
+        let mut await_turn = || {
+            if let (Some(turns), None) = (&turns, &turn) {
+                turn = turns.take(&|| true);
+            }
+        };
+        let taken = match self.take(&mut stage, &mut batch, &mut await_turn) {
             Ok(taken) => taken,
             Err(error) => {
                 self.stage = Some(stage);
@@ -306,7 +323,12 @@ where
     ///
     /// # Errors
     /// The log's, where nothing is applied yet; else the next step meets it.
-    fn take(&mut self, stage: &mut S, batch: &mut Batch) -> Result<Taken, log::Error> {
+    fn take(
+        &mut self,
+        stage: &mut S,
+        batch: &mut Batch,
+        await_turn: &mut dyn FnMut(),
+    ) -> Result<Taken, log::Error> {
         if let Some(error) = self.late.take() {
             return Err(error);
         }
@@ -324,6 +346,9 @@ where
                     return Ok(taken);
                 }
             };
+            if !self.records.is_empty() {
+                await_turn();
+            }
             self.apply(stage, &marked, batch);
             taken.records += self.records.len();
             taken.bytes += self.records.bytes_len();

@@ -16,13 +16,13 @@ use super::pace::Pace;
 use super::pending::Pending;
 use super::shares::Shares;
 use super::threads::{Alarms, Bell, Fault, Job, Threads};
-use super::turns::Turns;
 use crate::indexer::{Backlog, Indexer};
 use crate::log::{Log, Publisher};
 use crate::metrics::{self, Metrics};
 use crate::outbox::{self, Delivered, Outbox};
 use crate::store::StateStore as _;
 use crate::store::rocks::RocksStore;
+use crate::turns::Turns;
 use crate::view::Published;
 use crate::worker::{self, Catalogs, Progress, Step, Worker};
 
@@ -62,8 +62,10 @@ pub struct RecordParts {
     pub topic_id: Arc<str>,
     /// What it may hold in memory.
     pub shares: Shares,
+    /// When it may apply a batch.
+    pub batch_turns: Arc<Turns>,
     /// When it may make index runs.
-    pub turns: Arc<Turns>,
+    pub index_turns: Arc<Turns>,
     /// Where the worker publishes what queries see.
     pub published: Published,
     /// Days that the view keeps.
@@ -76,10 +78,11 @@ pub struct RecordParts {
 /// The operating system's.
 pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std::io::Result<()> {
     let Parts { partition, store, catalogs, log, outbox, progress, scrub_pace } = parts;
-    let RecordParts { topic_id, shares, turns, published, view_days } = record;
+    let RecordParts { topic_id, shares, batch_turns, index_turns, published, view_days } = record;
     let setup = Setup { partition, topic_id, open_bytes_max: shares.open_bytes_max };
     let worker = Worker::new(setup, log, Arc::clone(&store), catalogs, Arc::clone(&progress))
-        .with_batch_bytes(shares.batch_bytes_max);
+        .with_batch_bytes(shares.batch_bytes_max)
+        .with_turns(batch_turns);
     let backlog = Backlog::default();
     let (lanes, mut bells) = outbox_jobs(outbox, true, &store, threads);
     let upkeep = threads.bell();
@@ -111,7 +114,8 @@ pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std
         expired_before: 0,
         view_days,
         indexer: Indexer::new(Arc::clone(&store), backlog),
-        turns,
+        turns: index_turns,
+        alarms: threads.alarms(),
         store,
         published,
         progress,
@@ -295,6 +299,7 @@ struct UpkeepJob {
     progress: Arc<Progress>,
     indexer: Indexer<RocksStore>,
     turns: Arc<Turns>,
+    alarms: Alarms,
     view_days: u16,
     expired_before: u16,
     bell: Arc<Bell>,
@@ -304,15 +309,7 @@ impl Job for UpkeepJob {
     fn step(&mut self) -> Result<bool, Fault> {
         // First what gives space back: on a full disk no run can be made.
         let expired = self.expire().map_err(|error| Fault::new(error.retry(), &error));
-        let turn = self.turns.take();
-        let indexed = self.indexer.step().map_err(|error| {
-            let error = worker::Error::from(error);
-            if error.is_damage() {
-                self.store.condemn(&error.to_string());
-            }
-            Fault::new(error.retry(), &error)
-        });
-        drop(turn);
+        let indexed = self.index();
         expired.and(indexed)
     }
 
@@ -322,6 +319,26 @@ impl Job for UpkeepJob {
 }
 
 impl UpkeepJob {
+    /// Makes a run where one is due, once it is this partition's turn.
+    fn index(&mut self) -> Result<bool, Fault> {
+        let mut turn = None;
+        if self.indexer.is_due() {
+            turn = self.turns.take(&|| !self.alarms.is_stopping());
+            if turn.is_none() {
+                return Ok(false);
+            }
+        }
+        let indexed = self.indexer.step().map_err(|error| {
+            let error = worker::Error::from(error);
+            if error.is_damage() {
+                self.store.condemn(&error.to_string());
+            }
+            Fault::new(error.retry(), &error)
+        });
+        drop(turn);
+        indexed
+    }
+
     /// Drops the days that the view no longer keeps, once no file of them waits for delivery.
     fn expire(&mut self) -> Result<(), worker::Error> {
         let stream_time_ms = self.published.latest().position.stream_time_ms;

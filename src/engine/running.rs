@@ -103,7 +103,8 @@ impl Running {
         let record = RecordParts {
             topic_id: context.history.topic_id(),
             shares: context.shares,
-            turns: Arc::clone(&context.turns),
+            batch_turns: Arc::clone(&context.batch_turns),
+            index_turns: Arc::clone(&context.index_turns),
             published: self.published.clone(),
             view_days: context.view_days,
         };

@@ -17,7 +17,6 @@ use super::pace::Pace;
 use super::running::Running;
 use super::shares::Shares;
 use super::threads::{Fault, PAUSE_MAX, PAUSE_MIN, Threads};
-use super::turns::Turns;
 use crate::applied::Gap;
 use crate::log::Retry;
 use crate::log::broker::{Broker, Owner};
@@ -26,6 +25,7 @@ use crate::object::ObjectStore;
 use crate::outbox::Gate;
 use crate::store;
 use crate::store::rocks::{self, RocksStore};
+use crate::turns::Turns;
 use crate::view::View;
 use crate::worker::Progress;
 
@@ -46,7 +46,11 @@ pub(super) struct Context {
     pub(super) state: PathBuf,
     pub(super) store_options: rocks::Options,
     pub(super) shares: Shares,
-    pub(super) turns: Arc<Turns>,
+    /// When a partition may apply a batch: one more than there are cores, so that none is idle
+    /// while a batch waits for the log.
+    pub(super) batch_turns: Arc<Turns>,
+    /// When a partition may make an index run: half as many as cores, so that it keeps up.
+    pub(super) index_turns: Arc<Turns>,
     pub(super) scrub_pace: Arc<Pace>,
     pub(super) view_days: u16,
     pub(super) accept_gaps: Vec<Gap>,
