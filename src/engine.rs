@@ -22,6 +22,7 @@ mod running;
 pub mod shares;
 mod slot;
 pub mod threads;
+pub mod upkeep;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,11 +46,11 @@ use crate::{log, store};
 
 use assignment::Assignment;
 use pace::Pace;
-use partition::SCRUB_EVERY_MIB;
 use shares::Shares;
 use slot::Context;
 pub use slot::Restoring;
 use threads::{Bell, Fault, Job, Threads};
+use upkeep::SCRUB_EVERY_MIB;
 
 /// How often versions of the catalog are looked for that another instance brought into force.
 const CATALOG_LOOK: Duration = Duration::from_secs(5);
