@@ -1,7 +1,9 @@
 //! The object store on a local directory: `<root>/<bucket>/<key>`.
 //!
 //! Metadata is a side file `<key>.meta.json`, an object of names and values, on disk before its
-//! object appears; a side file without an object is what a crash left behind, and is ignored.
+//! object appears; a side file without an object is what a crash left behind, and is ignored. Both
+//! have one sync of their folder, so a power failure may leave an object without its side file:
+//! nobody was answered then, and the put is made again.
 //! Objects are written to `<root>/.tmp` and linked into place, so nobody sees half of one and
 //! nothing is ever overwritten. Several processes may write to one directory, as instances of a
 //! group on one file system do.
@@ -105,43 +107,77 @@ impl DirectoryStore {
 
     fn put_at(&self, path: &Path, bytes: &[u8], metadata: &Metadata) -> io::Result<Put> {
         let folder = path.parent().unwrap_or(&self.root);
-        if path.symlink_metadata().is_ok() {
-            return found(path, folder);
-        }
         let names: BTreeMap<&str, &str> =
             metadata.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let names = serde_json::to_vec(&names)?;
-        let side = self.write_temporary(&names)?;
+        if path.symlink_metadata().is_ok() {
+            return self.found(path, bytes, &names);
+        }
         let object = self.write_temporary(bytes)?;
         // Held until the object is there, so that nobody changes the side file in between.
         let held = File::open(folder)?;
         held.lock_shared()?;
-        if !put_side(&side.0, &side_of(path), &names)? {
+        if !put_side(&side_of(path), &names)? {
             // What lies there is of a put that crashed, or of one that is under way elsewhere.
             held.unlock()?;
             held.lock()?;
             if path.symlink_metadata().is_ok() {
-                return found(path, folder);
+                return self.found(path, bytes, &names);
             }
+            let side = self.write_temporary(&names)?;
             fs::rename(&side.0, side_of(path))?;
         }
-        held.sync_all()?;
         match fs::hard_link(&object.0, path) {
             Ok(()) => {
                 held.sync_all()?;
                 Ok(Put::Created)
             }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => found(path, folder),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                drop(held);
+                self.found(path, bytes, &names)
+            }
             Err(error) => Err(error),
         }
     }
+
+    /// The answer for a key that is taken. The put that made it may have crashed before its sync:
+    /// then a power failure may have left the object without its side file.
+    fn found(&self, path: &Path, bytes: &[u8], names: &[u8]) -> io::Result<Put> {
+        let side = side_of(path);
+        File::open(path)?.sync_all()?;
+        let folder = File::open(path.parent().unwrap_or(&self.root))?;
+        match File::open(&side) {
+            Ok(side) => side.sync_all()?,
+            Err(error) if error.kind() == ErrorKind::NotFound && fs::read(path)? == bytes => {
+                let names = self.write_temporary(names)?;
+                match fs::hard_link(&names.0, &side) {
+                    Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+                    _ => {}
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        folder.sync_all()?;
+        Ok(Put::Exists)
+    }
 }
 
-/// Puts a side file where there is none; whether there is one that says the same now.
-fn put_side(temporary: &Path, side: &Path, names: &[u8]) -> io::Result<bool> {
-    match fs::hard_link(temporary, side) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(fs::read(side)? == names),
+/// Puts a side file, synced, where there is none; whether there is one that says the same now.
+fn put_side(side: &Path, names: &[u8]) -> io::Result<bool> {
+    match OpenOptions::new().write(true).create_new(true).open(side) {
+        Ok(mut file) => {
+            file.write_all(names)?;
+            file.sync_all()?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let same = fs::read(side)? == names;
+            if same {
+                File::open(side)?.sync_all()?;
+            }
+            Ok(same)
+        }
         Err(error) => Err(error),
     }
 }
@@ -157,13 +193,6 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         outcome => outcome,
     }
-}
-
-/// The answer for a key that is taken. The put that made it may have crashed before its syncs.
-fn found(path: &Path, folder: &Path) -> io::Result<Put> {
-    File::open(path)?.sync_all()?;
-    File::open(folder)?.sync_all()?;
-    Ok(Put::Exists)
 }
 
 /// A file in `.tmp`; removed when it goes out of scope.

@@ -52,6 +52,25 @@ fn what_a_crash_left_behind_is_ignored_and_replaced() {
     assert_eq!(store.get("b", "k").unwrap().unwrap().metadata, names);
 }
 
+/// As after a power failure: what was synced is there, and of the folder's entries any.
+#[test]
+fn an_object_gets_the_side_file_that_a_crash_took_if_it_is_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = DirectoryStore::open(folder.path()).unwrap();
+    let names = metadata(&[("n", "1")]);
+    let side = folder.path().join("b/k.meta.json");
+    store.put("b", "k", b"text", &names).unwrap();
+    fs::remove_file(&side).unwrap();
+    assert_eq!(store.put("b", "k", b"other", &names).unwrap(), Put::Exists);
+    assert!(!side.exists());
+    assert_eq!(store.put("b", "k", b"text", &names).unwrap(), Put::Exists);
+    let object = store.get("b", "k").unwrap().unwrap();
+    assert_eq!((object.bytes.as_slice(), object.metadata), (b"text".as_slice(), names));
+    let other = metadata(&[("n", "2")]);
+    assert_eq!(store.put("b", "k", b"text", &other).unwrap(), Put::Exists);
+    assert_eq!(fs::read(&side).unwrap(), b"{\"n\":\"1\"}");
+}
+
 #[test]
 fn several_stores_write_to_one_directory() {
     let folder = tempfile::tempdir().unwrap();
