@@ -29,6 +29,7 @@ pub mod merkle_proof;
 pub mod names;
 pub mod note;
 pub mod pack;
+pub mod parts;
 pub mod pool;
 pub mod query;
 pub mod record;

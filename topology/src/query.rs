@@ -13,9 +13,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::attribute::Attribute;
-use crate::chunk::Part;
 use crate::input::{Millis, Offset, Position};
 use crate::key::{SegmentId, TrackerId};
+use crate::parts::Parts;
 
 mod aggregate;
 pub mod answer;
@@ -52,9 +52,9 @@ pub const BUCKETS_MAX: usize = 10_000;
 #[derive(Clone, Debug)]
 pub struct OpenSegment {
     /// The segment.
-    pub segment: SegmentId,
-    /// The parts of its open chunk, in offset order.
-    pub parts: Vec<Arc<Part>>,
+    pub segment: Arc<SegmentId>,
+    /// The parts of its open chunk.
+    pub parts: Parts,
 }
 
 /// What a partition's worker holds in memory as of a commit: the open chunks of each tracker.

@@ -15,6 +15,7 @@ use crate::columns::ColumnsWriter;
 use crate::input::{Millis, Offset};
 use crate::key::{SegmentId, Table};
 use crate::merkle::{Frontier, Hash};
+use crate::parts::Parts;
 use crate::pool::{self, Chain, Pool};
 use crate::state::Changes;
 use crate::trace::Trace;
@@ -121,12 +122,12 @@ impl Summary {
 /// A segment that still takes traces.
 #[derive(Debug)]
 pub struct OpenSegment {
-    /// Its name.
-    pub id: SegmentId,
+    /// Its name, which queries share.
+    pub id: Arc<SegmentId>,
     /// As of its last trace.
     pub summary: Summary,
     /// The open chunk's parts of earlier batches.
-    pub parts: Vec<Arc<Part>>,
+    pub parts: Parts,
     /// What the running batch added, in the pool.
     pub current: Chain,
     /// The same once that is much; then there is nothing in the pool.
@@ -145,7 +146,7 @@ impl OpenSegment {
     /// A segment as it stood when its last chunk closed.
     #[must_use]
     pub fn resume(id: SegmentId, summary: Summary) -> Self {
-        let (parts, current) = (Vec::new(), Chain::default());
+        let (id, parts, current) = (Arc::new(id), Parts::default(), Chain::default());
         Self { id, summary, parts, current, own: None, open_bytes: 0 }
     }
 
@@ -197,8 +198,9 @@ impl OpenSegment {
         self.summary.add(filing.offset, time_ms, length, *filing.leaf);
     }
 
-    /// Shares what the running batch added; `None` where it added nothing that is still open.
-    pub fn freeze(&mut self, pool: &mut Pool) -> Option<Arc<Part>> {
+    /// Makes a part of what the running batch added; false where it added nothing that is still
+    /// open.
+    pub fn freeze(&mut self, pool: &mut Pool) -> bool {
         let mut part = self.own.take().map_or_else(Part::default, |own| *own);
         if self.current.is_empty() {
             part.shrink_to_fit();
@@ -206,11 +208,10 @@ impl OpenSegment {
             pool.take(&mut self.current, &mut part);
         }
         if part.entries.is_empty() {
-            return None;
+            return false;
         }
-        let part = Arc::new(part);
-        self.parts.push(Arc::clone(&part));
-        Some(part)
+        self.parts.push(part);
+        true
     }
 
     /// Closes the open chunk: its row, its columns and the segment's row. Returns the text bytes
@@ -221,7 +222,7 @@ impl OpenSegment {
         scratch: &mut Scratch,
         changes: &mut Changes,
     ) -> usize {
-        let mut parts: Vec<&Part> = self.parts.iter().map(AsRef::as_ref).collect();
+        let mut parts = self.parts.in_order();
         let mut last = std::mem::take(&mut scratch.last);
         if let Some(own) = &self.own {
             parts.extend((!own.entries.is_empty()).then_some(&**own));
@@ -240,7 +241,7 @@ impl OpenSegment {
             changes.put(self.id.key(Table::Segment).done(), self.summary.encode());
         }
         scratch.keep(last);
-        self.parts = Vec::new();
+        self.parts = Parts::default();
         if let Some(own) = &mut self.own {
             own.clear(2 * CHUNK_BYTES);
         }

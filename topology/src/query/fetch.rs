@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::chunk::{Chunk, Part, Slot};
+use crate::chunk::{Chunk, Slot};
 use crate::input::Offset;
 use crate::key::Table;
+use crate::parts::Linked;
 use crate::query::answer::Hit;
 use crate::query::source::Source;
 use crate::run::place::Places;
@@ -18,7 +19,7 @@ const OPEN_MAX: usize = 24;
 #[derive(Clone, Debug)]
 pub enum Place {
     /// In an open part, by index of its entry.
-    Open(Arc<Part>, usize),
+    Open(Arc<Linked>, usize),
     /// In a closed chunk.
     Chunk(ChunkId),
 }

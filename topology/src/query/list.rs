@@ -1,5 +1,7 @@
 //! Listing: the first matches in the query's order, from as few blocks as possible.
 
+use std::sync::Arc;
+
 use crate::query::answer::{Bounds, Hit};
 use crate::query::fetch::{Fetcher, Place};
 use crate::query::mask::Mask;
@@ -83,7 +85,7 @@ fn add<R: Readable>(
             offset: part.entries[at].offset,
             stream_time_ms: part.entries[at].stream_time_ms,
             segment: (*segment).clone(),
-            place: Place::Open((*part).clone(), at),
+            place: Place::Open(Arc::clone(part), at),
         })),
         Source::Row(chunk, columns, _) => hits.extend(chosen.into_iter().map(|at| Hit {
             offset: columns.offsets[at],

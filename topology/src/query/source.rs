@@ -1,15 +1,16 @@
 //! Sources: where the traces of a query lie in one partition.
 
-use crate::chunk::Part;
+use std::sync::Arc;
+
 use crate::columns::Columns;
 use crate::input::{Millis, Offset};
 use crate::key::{self, SegmentId, Table, TrackerId, day_of};
+use crate::parts::Linked;
 use crate::query::answer::Bounds;
 use crate::query::{OpenView, Query};
 use crate::run::reader::Run;
 use crate::run::{ChunkId, Read, Readable, whole};
 use crate::stage::LoadError;
-use std::sync::Arc;
 
 /// Most columns rows that one query reads in one partition.
 pub const ROWS_MAX: usize = 8_192;
@@ -39,7 +40,7 @@ impl<R> Copy for Partition<'_, R> {}
 #[derive(Debug)]
 pub enum Source<'a, R> {
     /// A part of an open chunk.
-    Part(&'a SegmentId, &'a Arc<Part>, Extent),
+    Part(&'a SegmentId, &'a Arc<Linked>, Extent),
     /// A closed chunk that is in no run yet.
     Row(ChunkId, Box<Columns>, Extent),
     /// A run.
@@ -128,7 +129,9 @@ pub fn gather<'a, R: Readable>(
     let mut rows_left = ROWS_MAX;
     for tracker in &query.trackers {
         for segment in partition.open.trackers.get(tracker).into_iter().flat_map(|open| &**open) {
-            for part in &segment.parts {
+            let mut parts: Vec<_> = segment.parts.newest_first().collect();
+            parts.reverse();
+            for part in parts {
                 if let Some(extent) = Extent::of(part.columns())
                     && overlaps(query, &extent)
                 {

@@ -419,7 +419,7 @@ impl OpenSegments {
                 .into_iter()
                 .filter(|segment| !segment.parts.is_empty())
                 .map(|segment| query::OpenSegment {
-                    segment: segment.id.clone(),
+                    segment: Arc::clone(&segment.id),
                     parts: segment.parts.clone(),
                 })
                 .collect();

@@ -8,6 +8,7 @@ use trailproof_topology::chunk::{Chunk, Entry, Part, Span};
 use trailproof_topology::columns::Columns;
 use trailproof_topology::key::{self, SegmentId, Table, TrackerId};
 use trailproof_topology::memory::Memory;
+use trailproof_topology::parts::Parts;
 use trailproof_topology::query::answer::{self, Answer, Row};
 use trailproof_topology::query::fetch::Fetcher;
 use trailproof_topology::query::search::search;
@@ -57,7 +58,7 @@ pub(crate) struct Made {
 #[derive(Default)]
 struct Segment {
     number: u32,
-    parts: Vec<Arc<Part>>,
+    parts: Parts,
 }
 
 /// One partition.
@@ -251,7 +252,7 @@ impl World {
 impl Lane {
     fn take(&mut self, batch: BTreeMap<SegmentId, Part>) {
         for (id, part) in batch {
-            self.open.entry(id).or_default().parts.push(Arc::new(part));
+            self.open.entry(id).or_default().parts.push(part);
         }
     }
 
@@ -262,13 +263,13 @@ impl Lane {
                 continue;
             }
             let chunk = ChunkId { segment: id.clone(), number: segment.number };
-            let parts: Vec<&Part> = segment.parts.iter().map(|part| &**part).collect();
+            let parts = segment.parts.in_order();
             let text: Vec<u8> = parts.iter().flat_map(|part| part.text.clone()).collect();
             let frame = zstd::bulk::compress(&text, 1).expect("memory suffices");
             changes.put(chunk.key(Table::Chunk), Chunk::encode(&parts, &frame));
             changes.put(chunk.key(Table::Columns), Columns::of_parts(&parts).encode());
             segment.number += 1;
-            segment.parts.clear();
+            segment.parts = Parts::default();
         }
         self.rows.commit(&changes);
     }
@@ -279,7 +280,7 @@ impl Lane {
             trackers
                 .entry(id.tracker)
                 .or_default()
-                .push(OpenSegment { segment: id.clone(), parts: segment.parts.clone() });
+                .push(OpenSegment { segment: Arc::new(id.clone()), parts: segment.parts.clone() });
         }
         let trackers = trackers.into_iter().map(|(id, open)| (id, Arc::new(open))).collect();
         OpenView { trackers: Arc::new(trackers), ..OpenView::default() }

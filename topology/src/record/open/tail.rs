@@ -33,16 +33,19 @@ impl OpenSegments {
                 places.clear();
                 places.extend(self.pool.places(&segment.current).filter(|_| whole));
                 let fresh = segment.freeze(&mut self.pool);
-                if whole && let Some(part) = fresh {
+                if whole && let Some(part) = segment.parts.newest().filter(|_| fresh) {
                     if places.is_empty() {
-                        places.extend(self.pool.append_text(&part));
+                        places.extend(self.pool.append_text(part));
                     }
-                    self.tail.add_places(&segment.id, &part, places.iter().copied());
+                    self.tail.add_places(&segment.id, part, places.iter().copied());
                 } else {
-                    let parts = segment.parts.iter();
-                    parts
-                        .skip_while(|part| part.first_offset() < from)
-                        .for_each(|part| self.tail.add(&segment.id, part));
+                    let mut parts: Vec<_> = segment
+                        .parts
+                        .newest_first()
+                        .take_while(|part| part.first_offset() >= from)
+                        .collect();
+                    parts.reverse();
+                    parts.into_iter().for_each(|part| self.tail.add(&segment.id, part));
                 }
             }
         }
@@ -87,7 +90,7 @@ impl OpenSegments {
         let end = self.tail_rows.front().map_or(Offset::MAX, |(from, _)| *from);
         batch.changes.delete_range(tail_key(first), tail_key(end));
         for segment in self.trackers.iter().flat_map(|tracker| tracker.segments.values()) {
-            let parts = segment.parts.iter();
+            let parts = segment.parts.in_order().into_iter();
             parts
                 .take_while(|part| part.first_offset() < end)
                 .for_each(|part| self.tail.add(&segment.id, part));
@@ -113,7 +116,7 @@ impl OpenSegments {
         let segments = &self.trackers[number as usize].segments;
         service.and_then(|service| segments.get(service)).is_some_and(|segment| {
             let summary = &segment.summary;
-            segment.id != *id || (summary.frontier.size() > 0 && offset <= summary.last_offset)
+            *segment.id != *id || (summary.frontier.size() > 0 && offset <= summary.last_offset)
         })
     }
 
