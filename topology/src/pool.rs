@@ -1,7 +1,6 @@
 //! The pool: what the running batch filed, in the order it came.
 //!
-//! Traces of thousands of segments come mixed. They go into one buffer, whose memory serves batch
-//! after batch, and a [`Chain`] in each segment says which are its own. When a chunk closes, or
+//! Traces of thousands of segments come mixed. They go into one buffer, and a [`Chain`] in each segment says which are its own. When a chunk closes, or
 //! the batch ends, a chain becomes a [`Part`] of exactly its size. A segment that takes much of a
 //! batch leaves the pool: it appends to a part of its own, which needs no second copy.
 //!
@@ -12,8 +11,9 @@ use crate::chunk::{Entry, Part, SEPARATOR_BYTES, Span};
 use crate::segment::{Filing, split_at_bracket};
 use crate::trace::VALUE_BYTES_MAX;
 
-/// Text whose memory a cleared pool keeps: that of an ordinary batch.
-const KEPT_BYTES: usize = 20 << 20;
+/// Text whose memory a cleared pool keeps. More is given back: many partitions have a pool each,
+/// and few of them a batch at one time.
+const KEPT_BYTES: usize = 1 << 20;
 
 /// Ends a chain.
 const END: u32 = u32::MAX;
@@ -27,6 +27,8 @@ pub struct Pool {
     next: Vec<u32>,
     /// Text bytes of traces that no chain has any more.
     taken: usize,
+    /// Text bytes of the batch before: this one will have as many, more or less.
+    expected: usize,
 }
 
 /// The traces of one segment in a pool, in order.
@@ -67,6 +69,9 @@ impl Pool {
         separator: [u8; SEPARATOR_BYTES],
         filing: &Filing<'_>,
     ) {
+        if self.all.text.is_empty() {
+            self.all.text.reserve(self.expected);
+        }
         append(&mut self.all, separator, filing);
         let at = self.next.len() as u32;
         self.next.push(END);
@@ -145,6 +150,7 @@ impl Pool {
 
     /// Forgets the batch.
     pub fn clear(&mut self) {
+        self.expected = self.all.text.len();
         self.all.clear(KEPT_BYTES);
         self.next.clear();
         self.taken = 0;
