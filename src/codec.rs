@@ -41,11 +41,11 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Begins a file.
+    /// Begins a file that will have about so many stored bytes.
     #[must_use]
-    pub fn new(compression: Compression) -> Self {
+    pub fn new(compression: Compression, stored_bytes: u64) -> Self {
         let gzip = compression == Compression::Gzip;
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(stored_bytes as usize);
         if gzip {
             // No name, no time, fastest compression, no operating system.
             bytes.extend_from_slice(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 255]);
@@ -205,7 +205,7 @@ pub fn decode(
 /// # Errors
 /// [`Damaged`] where the compressor fails.
 pub fn gzip(content: &[u8]) -> Result<Vec<u8>, Damaged> {
-    let mut encoder = Encoder::new(Compression::Gzip);
+    let mut encoder = Encoder::new(Compression::Gzip, 0);
     encoder.text(content)?;
     encoder.end_member();
     Ok(encoder.bytes)

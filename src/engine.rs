@@ -55,6 +55,10 @@ use upkeep::SCRUB_EVERY_MIB;
 /// How often versions of the catalog are looked for that another instance brought into force.
 const CATALOG_LOOK: Duration = Duration::from_secs(5);
 
+/// Turns of putting trace files: 16 MiB of them are on their way for all partitions, or one file
+/// that is larger.
+const PUT_TURNS: usize = 32;
+
 /// How long the partitions may take to stop at the end.
 const STOP_BUDGET: Duration = Duration::from_secs(60);
 
@@ -118,6 +122,7 @@ impl Engine {
             shares: Shares::of(broker.partitions(Topic::Traces)),
             batch_turns: Arc::new(Turns::new(cores() + 1)),
             index_turns: Arc::new(Turns::new(cores() / 2)),
+            put_turns: Arc::new(Turns::new(PUT_TURNS)),
             scrub_pace: Arc::new(Pace::new(SCRUB_EVERY_MIB)),
             view_days: settings.view_days,
             accept_gaps: settings.accept_gaps,

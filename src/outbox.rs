@@ -24,6 +24,7 @@ use crate::codec::Damaged;
 use crate::log::{self, Publisher, Retry};
 use crate::object::{self, ObjectStore};
 use crate::store::{self, StateStore};
+use crate::turns::Turns;
 use crate::worker::Progress;
 
 use deliver::deliver;
@@ -149,6 +150,7 @@ pub struct Outbox<P, T> {
     progress: Arc<Progress>,
     limits: Limits,
     gate: Arc<Gate>,
+    turns: Option<Arc<Turns>>,
 }
 
 impl<P, T> Outbox<P, T>
@@ -171,7 +173,8 @@ where
         progress.commit(publisher.committed()?);
         progress.settle(publisher.settled()?);
         let publisher = Mutex::new(publisher);
-        Ok(Self { publisher, store, objects, progress, limits, gate: Arc::default() })
+        let (gate, turns) = (Arc::default(), None);
+        Ok(Self { publisher, store, objects, progress, limits, gate, turns })
     }
 
     /// Effects of each lane that wait for delivery.
@@ -184,6 +187,12 @@ where
     #[must_use]
     pub fn with_gate(self, gate: Arc<Gate>) -> Self {
         Self { gate, ..self }
+    }
+
+    /// Puts trace files in turns with other outboxes: one for each 512 KiB, more or less.
+    #[must_use]
+    pub fn with_turns(self, turns: Arc<Turns>) -> Self {
+        Self { turns: Some(turns), ..self }
     }
 
     /// Delivers what a lane has waiting, up to the limits. Each lane may have a thread of its own,
@@ -200,8 +209,8 @@ where
         }
         let gate = &self.gate;
         let go_on = || gate.is_open();
-        let (outcomes, failure) =
-            deliver(&*self.store, &*self.objects, &effects, self.limits.puts, &go_on);
+        let puts = (self.limits.puts, self.turns.as_deref());
+        let (outcomes, failure) = deliver(&*self.store, &*self.objects, &effects, puts, &go_on);
         let mut delivered = Delivered { effects: outcomes.len(), ..Delivered::default() };
         let mut records: Vec<OutRecord> = Vec::new();
         for outcome in outcomes {

@@ -3,7 +3,8 @@
 //! Applying a batch takes some ten MiB and as much of the processor's cache as there is; so does
 //! making an index run. So the partitions of an instance take turns at each: memory does not grow
 //! with the number of partitions, and what one batch brought into the cache is not thrown out
-//! before it is used.
+//! before it is used. Files on their way to the object store take turns by
+//! their size.
 //!
 //! **Invariant (I10):** never more turns are taken than there are, and who came first is first.
 
@@ -17,6 +18,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Turns of one kind of work.
 #[derive(Debug)]
 pub struct Turns {
+    all: usize,
     queue: Mutex<Queue>,
     changed: Condvar,
 }
@@ -31,26 +33,37 @@ struct Queue {
     next: u64,
 }
 
-/// A turn; it is given back when dropped.
+/// One turn or several; given back when dropped.
 #[derive(Debug)]
-pub struct Turn<'a>(&'a Turns);
+pub struct Turn<'a> {
+    turns: &'a Turns,
+    count: usize,
+}
 
 impl Turns {
     /// So many turns, at least one.
     #[must_use]
     pub fn new(count: usize) -> Self {
-        let queue = Queue { free: count.max(1), waiting: VecDeque::new(), next: 0 };
-        Self { queue: Mutex::new(queue), changed: Condvar::new() }
+        let all = count.max(1);
+        let queue = Queue { free: all, waiting: VecDeque::new(), next: 0 };
+        Self { all, queue: Mutex::new(queue), changed: Condvar::new() }
     }
 
     /// Waits for a turn as long as `go_on` says so, which is asked every 20 ms.
     #[must_use]
     pub fn take(&self, go_on: &dyn Fn() -> bool) -> Option<Turn<'_>> {
+        self.take_many(1, go_on)
+    }
+
+    /// The same of `count` turns at once, or of all there are where that is fewer.
+    #[must_use]
+    pub fn take_many(&self, count: usize, go_on: &dyn Fn() -> bool) -> Option<Turn<'_>> {
+        let count = count.min(self.all);
         let mut queue = self.queue();
         let ticket = queue.next;
         queue.next += 1;
         queue.waiting.push_back(ticket);
-        while queue.free == 0 || queue.waiting.front() != Some(&ticket) {
+        while queue.free < count || queue.waiting.front() != Some(&ticket) {
             if !go_on() {
                 queue.waiting.retain(|other| *other != ticket);
                 self.changed.notify_all();
@@ -60,9 +73,9 @@ impl Turns {
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         queue.waiting.pop_front();
-        queue.free -= 1;
+        queue.free -= count;
         self.changed.notify_all();
-        Some(Turn(self))
+        Some(Turn { turns: self, count })
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -72,8 +85,8 @@ impl Turns {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.queue().free += 1;
-        self.0.changed.notify_all();
+        self.turns.queue().free += self.count;
+        self.turns.changed.notify_all();
     }
 }
 
@@ -100,6 +113,24 @@ mod tests {
             }
         });
         assert_eq!((done.into_inner(), turns.queue().free), (3_000, 2));
+    }
+
+    #[test]
+    fn who_needs_many_waits_for_them_before_those_who_came_later() {
+        let turns = Turns::new(3);
+        let one = turns.take(&|| false).expect("it is free");
+        assert!(turns.take_many(3, &|| false).is_none());
+        std::thread::scope(|scope| {
+            let all =
+                scope.spawn(|| turns.take_many(9, &|| true).expect("it waits for ever").count);
+            while turns.queue().waiting.is_empty() {
+                std::thread::yield_now();
+            }
+            assert!(turns.take(&|| false).is_none(), "it is another's turn");
+            drop(one);
+            assert_eq!(all.join().expect("it does not panic"), 3);
+        });
+        assert_eq!(turns.queue().free, 3);
     }
 
     #[test]

@@ -56,7 +56,8 @@ impl Running {
         let outbox =
             Outbox::open(publisher, Arc::clone(&store), objects, Arc::clone(&progress), limits)
                 .map_err(|error| outbox_fault(&error))?
-                .with_gate(slot.gate());
+                .with_gate(slot.gate())
+                .with_turns(Arc::clone(&context.put_turns));
         let gap = applied::check(
             &store.snapshot(),
             &*context.broker,

@@ -51,6 +51,8 @@ pub(super) struct Context {
     pub(super) batch_turns: Arc<Turns>,
     /// When a partition may make an index run: half as many as cores, so that it keeps up.
     pub(super) index_turns: Arc<Turns>,
+    /// When partitions put trace files.
+    pub(super) put_turns: Arc<Turns>,
     pub(super) scrub_pace: Arc<Pace>,
     pub(super) view_days: u16,
     pub(super) accept_gaps: Vec<Gap>,

@@ -16,10 +16,17 @@ use super::{Delivered, Error};
 use crate::codec::{self, Encoder};
 use crate::object::{self, Metadata, ObjectStore, Put};
 use crate::store::StateStore;
+use crate::turns::{Turn, Turns};
 
 /// What to do about an object with other content.
 const ADVICE: &str = "Move it away if somebody planted it; if this installation's log was \
                       replaced, give it buckets of its own";
+
+/// Bytes of a file on its way for which it takes a turn.
+const TURN_BYTES: u64 = 512 << 10;
+
+/// By how much an ordinary text shrinks when it is compressed, at least.
+const COMPRESSED: u64 = 5;
 
 /// What became of one effect.
 #[derive(Debug, Default)]
@@ -31,12 +38,13 @@ pub(super) struct Outcome {
 }
 
 /// Delivers effects in order; the outcomes of those before the first failure, and the failure.
-/// Up to `puts` effects are delivered at the same time; none is begun once `go_on` says no.
+/// Up to `puts` effects are delivered at the same time, trace files when it is their turn; none is
+/// begun once `go_on` says no.
 pub(super) fn deliver<T: StateStore + ?Sized>(
     store: &T,
     objects: &dyn ObjectStore,
     effects: &[Effect],
-    puts: usize,
+    (puts, turns): (usize, Option<&Turns>),
     go_on: &(dyn Fn() -> bool + Sync),
 ) -> (Vec<Outcome>, Option<Error>) {
     let mut outcomes = Vec::with_capacity(effects.len());
@@ -48,8 +56,11 @@ pub(super) fn deliver<T: StateStore + ?Sized>(
         let heavy = |effect: &&Effect| !matches!(effect, Effect::Records(_));
         // One at a time stops at the first failure, as a crash would.
         let threads = stretch.iter().filter(heavy).count().min(puts).max(1);
-        let results =
-            in_threads(threads, stretch, go_on, &|effect| one(&snapshot, objects, effect));
+        let results = in_threads(threads, stretch, go_on, &|effect| {
+            // Held until the file is put, or is not.
+            let _turn = turn_of(effect, turns, go_on)?;
+            Some(one(&snapshot, objects, effect))
+        });
         let begun = results.len();
         for result in results {
             match result {
@@ -78,21 +89,41 @@ fn stretch_len(effects: &[Effect]) -> usize {
     effects.len()
 }
 
-/// What became of the effects that were begun, in order: none is begun after a failure.
+/// The turn of an effect, by its size; `None` where it is not to be begun any more.
+fn turn_of<'a>(
+    effect: &Effect,
+    turns: Option<&'a Turns>,
+    go_on: &dyn Fn() -> bool,
+) -> Option<Option<Turn<'a>>> {
+    let (Some(turns), Effect::Segment(file)) = (turns, effect) else { return Some(None) };
+    let bytes = stored_bytes_about(file, file.compression);
+    turns.take_many(bytes.div_ceil(TURN_BYTES) as usize, go_on).map(Some)
+}
+
+/// The bytes that a trace file will have when stored, more or less.
+fn stored_bytes_about(file: &SegmentFile, compression: Compression) -> u64 {
+    match compression {
+        Compression::Json => file.raw_bytes,
+        Compression::Zstd | Compression::Gzip => file.raw_bytes / COMPRESSED,
+    }
+}
+
+/// What became of the effects that were begun, in order: none is begun after a failure, or after
+/// `one` said that it did not begin another.
 fn in_threads(
     threads: usize,
     effects: &[Effect],
     go_on: &(dyn Fn() -> bool + Sync),
-    one: &(dyn Fn(&Effect) -> Result<Outcome, Error> + Sync),
+    one: &(dyn Fn(&Effect) -> Option<Result<Outcome, Error>> + Sync),
 ) -> Vec<Result<Outcome, Error>> {
-    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (next, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
     let work = || {
         let mut results = Vec::new();
-        while !failed.load(Ordering::Acquire) && go_on() {
+        while !ended.load(Ordering::Acquire) && go_on() {
             let at = next.fetch_add(1, Ordering::AcqRel);
             let Some(effect) = effects.get(at) else { break };
             let result = one(effect);
-            failed.fetch_or(result.is_err(), Ordering::AcqRel);
+            ended.fetch_or(!matches!(result, Some(Ok(_))), Ordering::AcqRel);
             results.push((at, result));
         }
         results
@@ -106,7 +137,8 @@ fn in_threads(
         results
     });
     results.sort_unstable_by_key(|(at, _)| *at);
-    results.into_iter().map(|(_, result)| result).collect()
+    // What lies behind one that was not begun is made again.
+    results.into_iter().map_while(|(_, result)| result).collect()
 }
 
 fn one<R: Rows<Error = crate::store::Error>>(
@@ -225,7 +257,7 @@ fn encode<R: Rows<Error = crate::store::Error>>(
         service: file.service.clone(),
         part: file.first_offset,
     };
-    let mut encoder = Encoder::new(compression);
+    let mut encoder = Encoder::new(compression, stored_bytes_about(file, compression));
     for number in 0..file.chunks {
         let key = id.key(Table::Chunk).u32(number).done();
         let row = rows
@@ -277,17 +309,25 @@ mod tests {
         let begun = AtomicUsize::new(0);
         let fails = |_: &Effect| {
             if begun.fetch_add(1, Ordering::AcqRel) < 9 {
-                return Ok(Outcome::default());
+                return Some(Ok(Outcome::default()));
             }
-            Err(Error::Damaged("it".to_owned()))
+            Some(Err(Error::Damaged("it".to_owned())))
         };
         let results = in_threads(4, &effects, &|| true, &fails);
         assert!((10..=13).contains(&results.len()), "{}", results.len());
         assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 9);
         let left = AtomicUsize::new(5);
         let go_on = || left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1));
-        let done = |_: &Effect| Ok(Outcome::default());
+        let done = |_: &Effect| Some(Ok(Outcome::default()));
         assert_eq!(in_threads(3, &effects, &|| go_on().is_ok(), &done).len(), 5);
         assert_eq!(in_threads(3, &effects, &|| true, &done).len(), 64);
+        let first = AtomicUsize::new(7);
+        let out_of_turn = |_: &Effect| {
+            first
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1))
+                .ok()
+                .map(|_| Ok(Outcome::default()))
+        };
+        assert_eq!(in_threads(1, &effects, &|| true, &out_of_turn).len(), 7);
     }
 }
