@@ -1,8 +1,9 @@
 //! The pool: what the running batch filed, in the order it came.
 //!
-//! Traces of thousands of segments come mixed. They go into one buffer, and a [`Chain`] in each segment says which are its own. When a chunk closes, or
-//! the batch ends, a chain becomes a [`Part`] of exactly its size. A segment that takes much of a
-//! batch leaves the pool: it appends to a part of its own, which needs no second copy.
+//! Traces of thousands of segments come mixed. They go into one buffer, and a [`Chain`] in each
+//! segment says which are its own. When a chunk closes, or the batch ends, a chain becomes a
+//! [`Part`] of exactly its size. A segment that takes much of a batch leaves the pool: it appends
+//! to a part of its own, which needs no second copy.
 //!
 //! **Invariant:** a chain is valid until the pool is cleared, and every chain is taken before.
 
