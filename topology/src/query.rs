@@ -65,7 +65,7 @@ pub struct OpenSegment {
 pub struct OpenView {
     /// The position that was committed.
     pub position: Position,
-    /// Open segments by tracker, in order of segment.
+    /// Open segments by tracker, in no order: a query sorts those that it reads.
     pub trackers: Arc<BTreeMap<TrackerId, Arc<Vec<OpenSegment>>>>,
 }
 

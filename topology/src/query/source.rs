@@ -128,7 +128,10 @@ pub fn gather<'a, R: Readable>(
     let days = days(query, &partition)?;
     let mut rows_left = ROWS_MAX;
     for tracker in &query.trackers {
-        for segment in partition.open.trackers.get(tracker).into_iter().flat_map(|open| &**open) {
+        let open = partition.open.trackers.get(tracker);
+        let mut open: Vec<_> = open.into_iter().flat_map(|segments| segments.iter()).collect();
+        open.sort_unstable_by(|one, other| one.segment.service.cmp(&other.segment.service));
+        for segment in open {
             let mut parts: Vec<_> = segment.parts.newest_first().collect();
             parts.reverse();
             for part in parts {

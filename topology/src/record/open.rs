@@ -42,15 +42,6 @@ pub struct OpenTracker {
     unpublished: bool,
 }
 
-impl OpenTracker {
-    /// The segments in order of service.
-    fn in_order(&self) -> Vec<&OpenSegment> {
-        let mut segments: Vec<_> = self.segments.values().map(AsRef::as_ref).collect();
-        segments.sort_unstable_by(|one, other| one.id.service.cmp(&other.id.service));
-        segments
-    }
-}
-
 /// What filing needs to know beside the trace.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
@@ -415,8 +406,8 @@ impl OpenSegments {
             let tracker = &mut self.trackers[number as usize];
             tracker.unpublished = false;
             let segments: Vec<query::OpenSegment> = tracker
-                .in_order()
-                .into_iter()
+                .segments
+                .values()
                 .filter(|segment| !segment.parts.is_empty())
                 .map(|segment| query::OpenSegment {
                     segment: Arc::clone(&segment.id),
