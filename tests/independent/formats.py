@@ -9,6 +9,7 @@ import hashlib
 import json
 import subprocess
 import tempfile
+import zlib
 from pathlib import Path
 
 
@@ -41,7 +42,7 @@ def inflate(name, stored):
     if name.endswith(".gz"):
         try:
             return gzip.decompress(stored)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise Problem(f"{name}: gzip refuses it: {error}") from error
     return stored
 

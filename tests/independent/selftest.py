@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The checker's own test: a sound archive passes, and every planted fault is named."""
 
+import gzip
 import json
 import shutil
 import tempfile
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from chain import Archive
 from check import check_journal
-from formats import DECODER, Objects, Problem, PublicKeys, merkle_root, split_traces
+from formats import DECODER, Objects, Problem, PublicKeys, inflate, merkle_root, split_traces
 from sample import Signer, Writer
 
 
@@ -133,6 +134,16 @@ class Sample(unittest.TestCase):
 
 
 class Formats(unittest.TestCase):
+    def test_no_flipped_bit_of_a_gzip_member_gets_through(self):
+        content = b'{"sequence": 1, "files": []}' * 20
+        stored = gzip.compress(content, mtime=0)
+        # Behind magic and method: flags, time, level and system say nothing of the content.
+        for bit in range(8 * 10, 8 * len(stored)):
+            changed = bytearray(stored)
+            changed[bit // 8] ^= 1 << bit % 8
+            with self.assertRaises(Problem, msg=f"bit {bit}"):
+                inflate("d.gz", bytes(changed))
+
     def test_merkle_root_of_rfc_6962(self):
         # The test vectors of certificate-transparency: leaves and roots of the first trees.
         leaves = [b"", b"\x00", b"\x10", b"\x20\x21", b"\x30\x31"]
