@@ -15,6 +15,9 @@ use trailproof_topology::chunk::{Chunk, FILE_END};
 /// Level of gzip files: the dearest step of all, so the fastest one.
 const GZIP_LEVEL: u32 = 1;
 
+/// Memory that an expected size is believed for; what needs more grows.
+const RESERVED_MAX: u64 = 1 << 30;
+
 /// A trace file ready to be put.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
@@ -45,7 +48,7 @@ impl Encoder {
     #[must_use]
     pub fn new(compression: Compression, stored_bytes: u64) -> Self {
         let gzip = compression == Compression::Gzip;
-        let mut bytes = Vec::with_capacity(stored_bytes as usize);
+        let mut bytes = Vec::with_capacity(stored_bytes.min(RESERVED_MAX) as usize);
         if gzip {
             // No name, no time, fastest compression, no operating system.
             bytes.extend_from_slice(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 255]);

@@ -55,8 +55,8 @@ use upkeep::SCRUB_EVERY_MIB;
 /// How often versions of the catalog are looked for that another instance brought into force.
 const CATALOG_LOOK: Duration = Duration::from_secs(5);
 
-/// Turns of putting trace files: 16 MiB of them are on their way for all partitions, or one file
-/// that is larger.
+/// Turns of putting trace files: about 16 MiB of them, by an estimate from their text, are on their
+/// way for all partitions, or one file that is larger.
 const PUT_TURNS: usize = 32;
 
 /// How long the partitions may take to stop at the end.

@@ -1,10 +1,9 @@
-//! Turns: how many partitions do the same heavy work at one time.
+//! Turns: how much of the same heavy work is done at one time.
 //!
 //! Applying a batch takes some ten MiB and as much of the processor's cache as there is; so does
 //! making an index run. So the partitions of an instance take turns at each: memory does not grow
 //! with the number of partitions, and what one batch brought into the cache is not thrown out
-//! before it is used. Files on their way to the object store take turns by
-//! their size.
+//! before it is used. Files on their way to the object store take turns by their size.
 //!
 //! **Invariant (I10):** never more turns are taken than there are, and who came first is first.
 
@@ -27,7 +26,7 @@ pub struct Turns {
 struct Queue {
     /// Turns that nobody has.
     free: usize,
-    /// Who waits, in order: one for each partition at most.
+    /// Who waits, in order: one for each thread at most.
     waiting: VecDeque<u64>,
     /// The next ticket.
     next: u64,
@@ -49,7 +48,8 @@ impl Turns {
         Self { all, queue: Mutex::new(queue), changed: Condvar::new() }
     }
 
-    /// Waits for a turn as long as `go_on` says so, which is asked every 20 ms.
+    /// Waits for a turn as long as `go_on` says so, which is asked before a turn is given and every
+    /// 20 ms.
     #[must_use]
     pub fn take(&self, go_on: &dyn Fn() -> bool) -> Option<Turn<'_>> {
         self.take_many(1, go_on)
@@ -63,11 +63,14 @@ impl Turns {
         let ticket = queue.next;
         queue.next += 1;
         queue.waiting.push_back(ticket);
-        while queue.free < count || queue.waiting.front() != Some(&ticket) {
+        loop {
             if !go_on() {
                 queue.waiting.retain(|other| *other != ticket);
                 self.changed.notify_all();
                 return None;
+            }
+            if queue.free >= count && queue.waiting.front() == Some(&ticket) {
+                break;
             }
             let waited = self.changed.wait_timeout(queue, LOOK);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -96,6 +99,12 @@ mod tests {
 
     use super::*;
 
+    /// Says yes so many times, then no.
+    fn looks(count: usize) -> impl Fn() -> bool {
+        let left = std::cell::Cell::new(count);
+        move || left.replace(left.get().saturating_sub(1)) > 0
+    }
+
     #[test]
     fn no_more_than_the_turns_are_taken_at_one_time_and_all_come_back() {
         let (turns, running, done) = (Turns::new(2), AtomicUsize::new(0), AtomicUsize::new(0));
@@ -118,15 +127,15 @@ mod tests {
     #[test]
     fn who_needs_many_waits_for_them_before_those_who_came_later() {
         let turns = Turns::new(3);
-        let one = turns.take(&|| false).expect("it is free");
-        assert!(turns.take_many(3, &|| false).is_none());
+        let one = turns.take(&|| true).expect("it is free");
+        assert!(turns.take_many(3, &looks(2)).is_none());
         std::thread::scope(|scope| {
             let all =
                 scope.spawn(|| turns.take_many(9, &|| true).expect("it waits for ever").count);
             while turns.queue().waiting.is_empty() {
                 std::thread::yield_now();
             }
-            assert!(turns.take(&|| false).is_none(), "it is another's turn");
+            assert!(turns.take(&looks(2)).is_none(), "it is another's turn");
             drop(one);
             assert_eq!(all.join().expect("it does not panic"), 3);
         });
@@ -136,10 +145,11 @@ mod tests {
     #[test]
     fn who_gives_up_holds_up_nobody() {
         let turns = Turns::new(1);
-        let turn = turns.take(&|| false).expect("it is free");
-        assert!(turns.take(&|| false).is_none());
+        let turn = turns.take(&|| true).expect("it is free");
+        assert!(turns.take(&looks(2)).is_none());
         drop(turn);
-        assert!(turns.take(&|| false).is_some());
+        assert!(turns.take(&|| false).is_none(), "who is to stop gets none");
+        assert!(turns.take(&|| true).is_some());
         assert!(turns.queue().waiting.is_empty());
     }
 }

@@ -174,6 +174,8 @@ impl Running {
         if topic == Topic::Traces {
             context.view.remove(partition);
         }
+        // Its outbox waits for no turn and begins no put any more, whoever asked it to end.
+        slot.end_gate();
         self.threads.stop();
         // What is damaged is set aside, not written to.
         if !self.store.is_damaged()

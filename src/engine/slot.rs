@@ -206,6 +206,11 @@ impl Slot {
         Arc::clone(&state.gate)
     }
 
+    /// Lets the outbox take up nothing more; the next one gets a gate of its own.
+    pub(super) fn end_gate(&self) {
+        self.locked().gate.end();
+    }
+
     /// Notes that it runs, and to where it is to be restored.
     pub(super) fn note_running(&self, running: &Running) {
         let mut state = self.locked();

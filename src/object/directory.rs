@@ -11,7 +11,7 @@
 //! **Invariant:** an answered put is durable: file, side file and every directory above them. No
 //! path leaves the root, not by a segment and not by a symbolic link.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
@@ -28,6 +28,8 @@ const SEGMENT_BYTES_MAX: usize = 255 - SIDE_END.len();
 const KEY_BYTES_MAX: usize = 1_024;
 /// Puts of one key wait for each other; others rarely do.
 const LOCKS: usize = 32;
+/// Folders of which it is remembered that they are on disk: about 2 MiB.
+const SYNCED_MAX: usize = 16_384;
 
 /// A file in `.tmp` that has not been touched for this long belongs to no put any more.
 const STALE: Duration = Duration::from_secs(3_600);
@@ -36,6 +38,8 @@ const STALE: Duration = Duration::from_secs(3_600);
 pub struct DirectoryStore {
     root: PathBuf,
     locks: [Mutex<()>; LOCKS],
+    /// Folders beneath the root whose entries are on disk, and of all above them.
+    synced: Mutex<BTreeSet<PathBuf>>,
     /// Tells this process's temporary files from those of another machine's process.
     token: u32,
     temporary: AtomicU64,
@@ -67,7 +71,8 @@ impl DirectoryStore {
         aws_lc_rs::rand::fill(&mut token)
             .map_err(|_| Error::Unavailable("there are no random bytes".to_owned()))?;
         let token = u32::from_be_bytes(token);
-        Ok(Self { root, locks, token, temporary: AtomicU64::new(0) })
+        let (synced, temporary) = (Mutex::default(), AtomicU64::new(0));
+        Ok(Self { root, locks, synced, token, temporary })
     }
 
     fn path(&self, bucket: &str, key: &str) -> Result<PathBuf, Error> {
@@ -117,7 +122,7 @@ impl DirectoryStore {
         // Held until the object is there, so that nobody changes the side file in between.
         let held = File::open(folder)?;
         held.lock_shared()?;
-        if !put_side(&side_of(path), &names)? {
+        if !self.put_side(&side_of(path), &names)? {
             // What lies there is of a put that crashed, or of one that is under way elsewhere.
             held.unlock()?;
             held.lock()?;
@@ -126,6 +131,9 @@ impl DirectoryStore {
             }
             let side = self.write_temporary(&names)?;
             fs::rename(&side.0, side_of(path))?;
+            // Who finds the object believes its side file, so a power failure must not bring the
+            // other one back.
+            held.sync_all()?;
         }
         match fs::hard_link(&object.0, path) {
             Ok(()) => {
@@ -149,11 +157,7 @@ impl DirectoryStore {
         match File::open(&side) {
             Ok(side) => side.sync_all()?,
             Err(error) if error.kind() == ErrorKind::NotFound && fs::read(path)? == bytes => {
-                let names = self.write_temporary(names)?;
-                match fs::hard_link(&names.0, &side) {
-                    Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
-                    _ => {}
-                }
+                self.put_side(&side, names)?;
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -161,24 +165,41 @@ impl DirectoryStore {
         folder.sync_all()?;
         Ok(Put::Exists)
     }
-}
 
-/// Puts a side file, synced, where there is none; whether there is one that says the same now.
-fn put_side(side: &Path, names: &[u8]) -> io::Result<bool> {
-    match OpenOptions::new().write(true).create_new(true).open(side) {
-        Ok(mut file) => {
-            file.write_all(names)?;
-            file.sync_all()?;
-            Ok(true)
-        }
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            let same = fs::read(side)? == names;
-            if same {
-                File::open(side)?.sync_all()?;
+    /// Puts a side file, synced and whole, where there is none; whether there is one that says the
+    /// same now.
+    fn put_side(&self, side: &Path, names: &[u8]) -> io::Result<bool> {
+        let temporary = self.write_temporary(names)?;
+        match fs::hard_link(&temporary.0, side) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let same = fs::read(side)? == names;
+                if same {
+                    File::open(side)?.sync_all()?;
+                }
+                Ok(same)
             }
-            Ok(same)
+            Err(error) => Err(error),
         }
-        Err(error) => Err(error),
+    }
+
+    /// Makes a folder and those above it up to the root, each entry synced: also those that are
+    /// there, as who made them may not have come to it.
+    fn make_folder(&self, folder: &Path) -> io::Result<()> {
+        let synced = || self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        if folder == self.root || (synced().contains(folder) && folder.is_dir()) {
+            return Ok(());
+        }
+        let parent = folder.parent().unwrap_or(&self.root);
+        self.make_folder(parent)?;
+        make_directory(folder)?;
+        File::open(parent)?.sync_all()?;
+        let mut synced = synced();
+        if synced.len() == SYNCED_MAX {
+            synced.clear();
+        }
+        synced.insert(folder.to_owned());
+        Ok(())
     }
 }
 
@@ -213,11 +234,16 @@ fn create_directories(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = parent.unwrap_or(Path::new("."));
     create_directories(parent)?;
-    match DirBuilder::new().create(path) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
+    make_directory(path)?;
     File::open(parent)?.sync_all()
+}
+
+/// Makes a directory where there is none.
+fn make_directory(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().create(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn check_segment(segment: &str) -> Result<(), Error> {
@@ -264,7 +290,7 @@ impl ObjectStore for DirectoryStore {
     ) -> Result<Put, Error> {
         let path = self.path(bucket, key)?;
         let folder = path.parent().unwrap_or(&self.root);
-        create_directories(folder).map_err(|error| failed(folder, &error))?;
+        self.make_folder(folder).map_err(|error| failed(folder, &error))?;
         self.check_beneath(folder)?;
         let lock = xxhash_rust::xxh3::xxh3_64(key.as_bytes()) % LOCKS as u64;
         let _held = self.locks[lock as usize].lock().unwrap_or_else(PoisonError::into_inner);

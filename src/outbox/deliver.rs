@@ -25,7 +25,7 @@ const ADVICE: &str = "Move it away if somebody planted it; if this installation'
 /// Bytes of a file on its way for which it takes a turn.
 const TURN_BYTES: u64 = 512 << 10;
 
-/// By how much an ordinary text shrinks when it is compressed, at least.
+/// By how much an ordinary text shrinks when it is compressed, more or less.
 const COMPRESSED: u64 = 5;
 
 /// What became of one effect.
@@ -56,7 +56,7 @@ pub(super) fn deliver<T: StateStore + ?Sized>(
         let heavy = |effect: &&Effect| !matches!(effect, Effect::Records(_));
         // One at a time stops at the first failure, as a crash would.
         let threads = stretch.iter().filter(heavy).count().min(puts).max(1);
-        let results = in_threads(threads, stretch, go_on, &|effect| {
+        let results = in_threads(threads, stretch, go_on, &|effect, go_on| {
             // Held until the file is put, or is not.
             let _turn = turn_of(effect, turns, go_on)?;
             Some(one(&snapshot, objects, effect))
@@ -109,20 +109,21 @@ fn stored_bytes_about(file: &SegmentFile, compression: Compression) -> u64 {
 }
 
 /// What became of the effects that were begun, in order: none is begun after a failure, or after
-/// `one` said that it did not begin another.
+/// `one` said that it did not begin another. `one` is told when to give up what it has not begun.
 fn in_threads(
     threads: usize,
     effects: &[Effect],
     go_on: &(dyn Fn() -> bool + Sync),
-    one: &(dyn Fn(&Effect) -> Option<Result<Outcome, Error>> + Sync),
+    one: &(dyn Fn(&Effect, &dyn Fn() -> bool) -> Option<Result<Outcome, Error>> + Sync),
 ) -> Vec<Result<Outcome, Error>> {
     let (next, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let go_on = || !ended.load(Ordering::Acquire) && go_on();
     let work = || {
         let mut results = Vec::new();
-        while !ended.load(Ordering::Acquire) && go_on() {
+        while go_on() {
             let at = next.fetch_add(1, Ordering::AcqRel);
             let Some(effect) = effects.get(at) else { break };
-            let result = one(effect);
+            let result = one(effect, &go_on);
             ended.fetch_or(!matches!(result, Some(Ok(_))), Ordering::AcqRel);
             results.push((at, result));
         }
@@ -282,52 +283,4 @@ fn metadata(file: &SegmentFile, sha256: &str) -> Metadata {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn digests_of_one_chain_are_never_put_at_the_same_time() {
-        let digest = |chain: &str, end: &str| {
-            Effect::Objects(vec![BytesObject {
-                bucket: "b".to_owned(),
-                object: format!("d/CloudTrace-Digest_local_{end}_{chain}.note"),
-                content: Vec::new(),
-                gzip: false,
-                metadata: Vec::new(),
-            }])
-        };
-        let record = || Effect::Records(Vec::new());
-        let effects =
-            [digest("aa", "1"), record(), digest("bb", "1"), record(), digest("aa", "2"), record()];
-        let lengths = [0, 2, 4, 6].map(|from| stretch_len(&effects[from..]));
-        assert_eq!(lengths, [4, 4, 2, 0]);
-    }
-
-    #[test]
-    fn nothing_is_begun_after_a_failure_or_once_it_is_to_stop() {
-        let effects = vec![Effect::Records(Vec::new()); 64];
-        let begun = AtomicUsize::new(0);
-        let fails = |_: &Effect| {
-            if begun.fetch_add(1, Ordering::AcqRel) < 9 {
-                return Some(Ok(Outcome::default()));
-            }
-            Some(Err(Error::Damaged("it".to_owned())))
-        };
-        let results = in_threads(4, &effects, &|| true, &fails);
-        assert!((10..=13).contains(&results.len()), "{}", results.len());
-        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 9);
-        let left = AtomicUsize::new(5);
-        let go_on = || left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1));
-        let done = |_: &Effect| Some(Ok(Outcome::default()));
-        assert_eq!(in_threads(3, &effects, &|| go_on().is_ok(), &done).len(), 5);
-        assert_eq!(in_threads(3, &effects, &|| true, &done).len(), 64);
-        let first = AtomicUsize::new(7);
-        let out_of_turn = |_: &Effect| {
-            first
-                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1))
-                .ok()
-                .map(|_| Ok(Outcome::default()))
-        };
-        assert_eq!(in_threads(1, &effects, &|| true, &out_of_turn).len(), 7);
-    }
-}
+mod tests;

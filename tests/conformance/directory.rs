@@ -52,6 +52,33 @@ fn what_a_crash_left_behind_is_ignored_and_replaced() {
     assert_eq!(store.get("b", "k").unwrap().unwrap().metadata, names);
 }
 
+/// As a power failure may leave it: the entry is there, the text is not.
+#[test]
+fn an_empty_side_file_without_object_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = DirectoryStore::open(folder.path()).unwrap();
+    fs::create_dir_all(folder.path().join("b/day")).unwrap();
+    let side = folder.path().join("b/day/k.meta.json");
+    fs::write(&side, b"").unwrap();
+    let names = metadata(&[("n", "1")]);
+    assert_eq!(store.put("b", "day/k", b"text", &names).unwrap(), Put::Created);
+    assert_eq!(fs::read(&side).unwrap(), b"{\"n\":\"1\"}");
+    assert_eq!(fs::read_dir(folder.path().join(".tmp")).unwrap().count(), 0);
+}
+
+/// Somebody may move old years away while the store runs.
+#[test]
+fn a_folder_that_was_taken_away_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = DirectoryStore::open(folder.path()).unwrap();
+    let names = metadata(&[("n", "1")]);
+    for _ in 0..2 {
+        assert_eq!(store.put("b", "year/day/k", b"text", &names).unwrap(), Put::Created);
+        assert_eq!(store.put("b", "year/day/k", b"text", &names).unwrap(), Put::Exists);
+        fs::remove_dir_all(folder.path().join("b/year")).unwrap();
+    }
+}
+
 /// As after a power failure: what was synced is there, and of the folder's entries any.
 #[test]
 fn an_object_gets_the_side_file_that_a_crash_took_if_it_is_the_same() {

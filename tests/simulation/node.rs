@@ -6,6 +6,7 @@ use std::sync::Arc;
 use trailproof::indexer::{Backlog, Indexer};
 use trailproof::log::Retry;
 use trailproof::outbox::{self, Limits, Outbox};
+use trailproof::turns::Turns;
 use trailproof::view::{Published, View, Viewed};
 use trailproof::worker::{self, Catalogs, Progress, Step, Worker};
 use trailproof_topology::digest_stage::{DigestSetup, DigestStage};
@@ -168,7 +169,8 @@ impl<S: Simulated + 'static> Owner<S> {
             let objects = Arc::new(SimObjects(Arc::clone(&self.hub)));
             let limits = Limits { effects: EFFECTS, puts: 1, ..Limits::default() };
             let store = Arc::clone(&self.store);
-            let outbox = Outbox::open(publisher, store, objects, Arc::clone(&progress), limits)?;
+            let outbox = Outbox::open(publisher, store, objects, Arc::clone(&progress), limits)?
+                .with_turns(Arc::new(Turns::new(1)));
             let (hub, topic, partition) = (Arc::clone(&self.hub), S::TOPIC, self.partition);
             let log = Reader { hub, topic, partition, name: owner };
             let open_bytes_max = self.hub.lock().open_bytes_max;

@@ -21,6 +21,9 @@ use crate::varint;
 /// Text bytes at which a chunk closes.
 pub const CHUNK_BYTES: usize = 256 * 1024;
 
+/// Traces for whose entries a buffer of a chunk keeps memory when it is emptied.
+pub(crate) const CHUNK_ENTRIES: usize = 4 * 1024;
+
 /// Bytes of separator before each trace.
 pub const SEPARATOR_BYTES: usize = 2;
 
@@ -125,13 +128,16 @@ impl Part {
         source.get(start..start + length)?.get(span.range())
     }
 
-    /// Forgets the traces, and keeps the memory for others: of text, `text_bytes_max` at most.
-    pub(crate) fn clear(&mut self, text_bytes_max: usize) {
+    /// Forgets the traces, and keeps memory for others: of text and of side text `bytes_max` at
+    /// most, and of entries `entries_max`.
+    pub(crate) fn clear(&mut self, bytes_max: usize, entries_max: usize) {
+        // Huge traces, and many, must not keep their memory for ever.
         self.text.clear();
-        // Huge traces must not keep their memory for ever.
-        self.text.shrink_to(text_bytes_max);
+        self.text.shrink_to(bytes_max);
         self.side.clear();
+        self.side.shrink_to(bytes_max);
         self.entries.clear();
+        self.entries.shrink_to(entries_max);
         self.columns.take();
     }
 

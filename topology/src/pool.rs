@@ -16,6 +16,9 @@ use crate::trace::VALUE_BYTES_MAX;
 /// and few of them a batch at one time.
 const KEPT_BYTES: usize = 1 << 20;
 
+/// The same of entries.
+const KEPT_ENTRIES: usize = 1 << 10;
+
 /// Ends a chain.
 const END: u32 = u32::MAX;
 
@@ -28,8 +31,8 @@ pub struct Pool {
     next: Vec<u32>,
     /// Text bytes of traces that no chain has any more.
     taken: usize,
-    /// Text bytes of the batch before: this one will have as many, more or less.
-    expected: usize,
+    /// Text bytes and entries of the batch before: this one will have as many, more or less.
+    expected: (usize, usize),
 }
 
 /// The traces of one segment in a pool, in order.
@@ -71,7 +74,9 @@ impl Pool {
         filing: &Filing<'_>,
     ) {
         if self.all.text.is_empty() {
-            self.all.text.reserve(self.expected);
+            self.all.text.reserve(self.expected.0);
+            self.all.entries.reserve(self.expected.1);
+            self.next.reserve(self.expected.1);
         }
         append(&mut self.all, separator, filing);
         let at = self.next.len() as u32;
@@ -151,9 +156,10 @@ impl Pool {
 
     /// Forgets the batch.
     pub fn clear(&mut self) {
-        self.expected = self.all.text.len();
-        self.all.clear(KEPT_BYTES);
+        self.expected = (self.all.text.len(), self.next.len());
+        self.all.clear(KEPT_BYTES, KEPT_ENTRIES);
         self.next.clear();
+        self.next.shrink_to(KEPT_ENTRIES);
         self.taken = 0;
     }
 }

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use crate::chunk::{CHUNK_BYTES, Chunk, FILE_END, Part, SEPARATOR_BYTES};
+use crate::chunk::{CHUNK_BYTES, CHUNK_ENTRIES, Chunk, FILE_END, Part, SEPARATOR_BYTES};
 use crate::columns::ColumnsWriter;
 use crate::input::{Millis, Offset};
 use crate::key::{SegmentId, Table};
@@ -243,7 +243,7 @@ impl OpenSegment {
         scratch.keep(last);
         self.parts = Parts::default();
         if let Some(own) = &mut self.own {
-            own.clear(2 * CHUNK_BYTES);
+            own.clear(2 * CHUNK_BYTES, CHUNK_ENTRIES);
         }
         std::mem::take(&mut self.open_bytes)
     }
@@ -313,7 +313,7 @@ impl Scratch {
 
     /// Takes a part's buffers back, emptied.
     fn keep(&mut self, mut part: Part) {
-        part.clear(4 * CHUNK_BYTES);
+        part.clear(4 * CHUNK_BYTES, CHUNK_ENTRIES);
         self.last = part;
     }
 }

@@ -1,0 +1,171 @@
+//! Which effects are delivered at one time, and which are not.
+
+use super::*;
+
+#[test]
+fn digests_of_one_chain_are_never_put_at_the_same_time() {
+    let digest = |chain: &str, end: &str| {
+        Effect::Objects(vec![BytesObject {
+            bucket: "b".to_owned(),
+            object: format!("d/CloudTrace-Digest_local_{end}_{chain}.note"),
+            content: Vec::new(),
+            gzip: false,
+            metadata: Vec::new(),
+        }])
+    };
+    let record = || Effect::Records(Vec::new());
+    let effects =
+        [digest("aa", "1"), record(), digest("bb", "1"), record(), digest("aa", "2"), record()];
+    let lengths = [0, 2, 4, 6].map(|from| stretch_len(&effects[from..]));
+    assert_eq!(lengths, [4, 4, 2, 0]);
+}
+
+#[test]
+fn nothing_is_begun_after_a_failure_or_once_it_is_to_stop() {
+    let effects = vec![Effect::Records(Vec::new()); 64];
+    let begun = AtomicUsize::new(0);
+    let fails = |_: &Effect, _: &dyn Fn() -> bool| {
+        if begun.fetch_add(1, Ordering::AcqRel) < 9 {
+            return Some(Ok(Outcome::default()));
+        }
+        Some(Err(Error::Damaged("it".to_owned())))
+    };
+    let results = in_threads(4, &effects, &|| true, &fails);
+    assert!((10..=13).contains(&results.len()), "{}", results.len());
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 9);
+    let left = AtomicUsize::new(5);
+    let go_on = || left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1));
+    let done = |_: &Effect, _: &dyn Fn() -> bool| Some(Ok(Outcome::default()));
+    assert_eq!(in_threads(3, &effects, &|| go_on().is_ok(), &done).len(), 5);
+    assert_eq!(in_threads(3, &effects, &|| true, &done).len(), 64);
+    let first = AtomicUsize::new(7);
+    let out_of_turn = |_: &Effect, _: &dyn Fn() -> bool| {
+        first
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1))
+            .ok()
+            .map(|_| Ok(Outcome::default()))
+    };
+    assert_eq!(in_threads(1, &effects, &|| true, &out_of_turn).len(), 7);
+}
+
+/// Effects that tell which they are by how many records they have.
+fn numbered(count: usize) -> Vec<Effect> {
+    let record = || OutRecord {
+        topic: Topic::Files,
+        partition: None,
+        key: Vec::new(),
+        headers: Vec::new(),
+        value: Vec::new(),
+    };
+    (0..count).map(|number| Effect::Records((0..number).map(|_| record()).collect())).collect()
+}
+
+fn number(effect: &Effect) -> usize {
+    if let Effect::Records(records) = effect { records.len() } else { usize::MAX }
+}
+
+fn wait_for(mut holds: impl FnMut() -> bool) {
+    while !holds() {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn what_lies_behind_one_that_was_not_begun_does_not_count() {
+    let effects = numbered(8);
+    let later = AtomicUsize::new(0);
+    let one = |effect: &Effect, _: &dyn Fn() -> bool| match number(effect) {
+        0 => Some(Ok(Outcome::default())),
+        1 => {
+            wait_for(|| later.load(Ordering::Acquire) > 0);
+            None
+        }
+        _ => {
+            later.fetch_add(1, Ordering::AcqRel);
+            Some(Ok(Outcome::default()))
+        }
+    };
+    assert_eq!(in_threads(2, &effects, &|| true, &one).len(), 1);
+    // Nor does a failure there: it is met again.
+    let fails = |effect: &Effect, _: &dyn Fn() -> bool| match number(effect) {
+        2 => Some(Err(Error::Damaged("it".to_owned()))),
+        _ => one(effect, &|| true),
+    };
+    later.store(1, Ordering::Release);
+    let results = in_threads(2, &effects, &|| true, &fails);
+    assert!(results.len() == 1 && results[0].is_ok(), "{results:?}");
+}
+
+fn file(raw_bytes: u64) -> Effect {
+    Effect::Segment(Box::new(SegmentFile {
+        tracker: String::new(),
+        tracker_name: String::new(),
+        account: String::new(),
+        bucket: String::new(),
+        object: String::new(),
+        compression: Compression::Json,
+        verify: true,
+        service: String::new(),
+        cycle_start_ms: 0,
+        cycle_end_ms: 0,
+        partition: 0,
+        first_offset: 0,
+        last_offset: 0,
+        count: 0,
+        chunks: 0,
+        raw_bytes,
+        time_min_ms: 0,
+        time_max_ms: 0,
+        root: String::new(),
+        files_partition: 0,
+    }))
+}
+
+#[test]
+fn files_wait_for_turns_by_their_size() {
+    let turns = Turns::new(4);
+    let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let effects: Vec<Effect> = (0..40).map(|at| file(TURN_BYTES * (1 + at % 3))).collect();
+    let one = |effect: &Effect, go_on: &dyn Fn() -> bool| {
+        let _turn = turn_of(effect, Some(&turns), go_on)?;
+        let Effect::Segment(file) = effect else { return None };
+        let count = (file.raw_bytes / TURN_BYTES) as usize;
+        most.fetch_max(running.fetch_add(count, Ordering::SeqCst) + count, Ordering::SeqCst);
+        std::thread::yield_now();
+        running.fetch_sub(count, Ordering::SeqCst);
+        Some(Ok(Outcome::default()))
+    };
+    assert_eq!(in_threads(4, &effects, &|| true, &one).len(), 40);
+    assert!((3..=4).contains(&most.into_inner()));
+}
+
+#[test]
+fn who_waits_for_a_turn_gives_up_when_another_fails_or_it_is_to_end() {
+    let turns = Turns::new(2);
+    let other = turns.take(&|| true).expect("it is free");
+    let effects = [file(TURN_BYTES), file(2 * TURN_BYTES), file(TURN_BYTES)];
+    let (begun, ending) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let waits = |fails: bool| {
+        let waiting = AtomicBool::new(false);
+        let one = |effect: &Effect, go_on: &dyn Fn() -> bool| {
+            if !std::ptr::eq(effect, &raw const effects[0]) {
+                waiting.store(true, Ordering::Release);
+                let _turn = turn_of(effect, Some(&turns), go_on)?;
+                begun.fetch_add(1, Ordering::AcqRel);
+                return Some(Ok(Outcome::default()));
+            }
+            wait_for(|| waiting.load(Ordering::Acquire));
+            ending.store(!fails, Ordering::Release);
+            let failure = Error::Damaged("it".to_owned());
+            Some(if fails { Err(failure) } else { Ok(Outcome::default()) })
+        };
+        in_threads(2, &effects, &|| !ending.load(Ordering::Acquire), &one)
+    };
+    let failed = waits(true);
+    assert!(failed.len() == 1 && failed[0].is_err(), "{failed:?}");
+    let ended = waits(false);
+    assert!(ended.len() == 1 && ended[0].is_ok(), "{ended:?}");
+    assert_eq!(begun.into_inner(), 0);
+    drop(other);
+    assert!(turns.take_many(2, &|| true).is_some(), "a turn was lost");
+}
