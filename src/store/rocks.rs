@@ -5,7 +5,7 @@
 //!
 //! | family | tables | why |
 //! | --- | --- | --- |
-//! | `default` | all others | small rows, read by queries: LZ4 |
+//! | `default` | all others | small rows, read by queries: LZ4 from the second level on |
 //! | `frames` | chunk | compressed already, large: in blob files, which no compaction rewrites |
 //! | `queue` | tail, window, outbox | written at one end, dropped at the other: no rewriting |
 //!

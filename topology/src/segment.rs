@@ -231,11 +231,12 @@ impl OpenSegment {
             parts.push(&last);
         }
         if !parts.is_empty() {
+            // In this order: compressing brings the text into the cache, one line after another.
+            scratch.compress(&parts);
             let columns = scratch.columns.row(&parts);
-            let frame = scratch.compress(&parts);
             let number = self.summary.chunks;
             let key = |table| self.id.key(table).u32(number).done();
-            changes.put(key(Table::Chunk), Chunk::encode(&parts, frame));
+            changes.put(key(Table::Chunk), Chunk::encode(&parts, &scratch.frame));
             changes.put(key(Table::Columns), columns);
             self.summary.chunks += 1;
             changes.put(self.id.key(Table::Segment).done(), self.summary.encode());
@@ -289,8 +290,8 @@ impl Default for Scratch {
 }
 
 impl Scratch {
-    /// The frame of the parts' text.
-    fn compress(&mut self, parts: &[&Part]) -> &[u8] {
+    /// Makes the frame of the parts' text.
+    fn compress(&mut self, parts: &[&Part]) {
         self.text.clear();
         // One huge trace must not keep its memory for ever.
         self.text.shrink_to(4 * CHUNK_BYTES);
@@ -308,7 +309,6 @@ impl Scratch {
             .expect("a zstd context of level 1 needs 1 MiB, which there is")
             .compress_to_buffer(text, &mut self.frame)
             .expect("the buffer holds the worst case");
-        &self.frame
     }
 
     /// Takes a part's buffers back, emptied.

@@ -5,6 +5,8 @@
 //!
 //! Source: `docs/formats.md`, "Tail".
 
+use std::io::Cursor;
+
 use crate::chunk::Part;
 use crate::input::{Millis, Offset};
 use crate::key::SegmentId;
@@ -25,8 +27,6 @@ const KEPT_BYTES: usize = 1 << 20;
 pub struct TailWriter {
     text: Vec<u8>,
     heads: Vec<u8>,
-    /// The frame, before its row is as large as it must be.
-    packed: Vec<u8>,
     /// Kept between rows: a new one costs more than a small row.
     compressor: Option<zstd::bulk::Compressor<'static>>,
 }
@@ -85,24 +85,26 @@ impl TailWriter {
     /// put behind the text.
     ///
     /// # Panics
-    /// Never in practice: the compressor needs a megabyte and its buffer grows as it must.
+    /// Never in practice: the compressor needs a megabyte, and the row has room for the worst case.
     pub fn row_of(&mut self, text: &mut Vec<u8>) -> (Vec<u8>, usize) {
         let heads = (self.heads.len() as u64).to_be_bytes();
         text.append(&mut self.heads);
         text.extend_from_slice(&heads);
-        self.packed.reserve(zstd::zstd_safe::compress_bound(text.len()));
+        let length = (text.len() as u64).to_be_bytes();
+        let bound = zstd::zstd_safe::compress_bound(text.len());
+        let mut row = Vec::with_capacity(length.len() + bound);
+        row.extend_from_slice(&length);
+        let mut behind = Cursor::new(row);
+        behind.set_position(length.len() as u64);
         self.compressor
             .get_or_insert_with(|| {
                 zstd::bulk::Compressor::new(ZSTD_LEVEL)
                     .expect("a small zstd context, which there is")
             })
-            .compress_to_buffer(text.as_slice(), &mut self.packed)
-            .expect("the buffer holds the worst case");
-        let mut row = Vec::with_capacity(8 + self.packed.len());
-        row.extend_from_slice(&(text.len() as u64).to_be_bytes());
-        row.extend_from_slice(&self.packed);
-        self.packed.clear();
-        self.packed.shrink_to(KEPT_BYTES);
+            .compress_to_buffer(text.as_slice(), &mut behind)
+            .expect("the row has room for the worst case");
+        let mut row = behind.into_inner();
+        row.shrink_to_fit();
         (row, text.len())
     }
 }

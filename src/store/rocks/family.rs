@@ -78,10 +78,11 @@ impl Family {
         // Frames, packed tails and hashes: there is nothing left to gain.
         family.set_compression_type(DBCompressionType::None);
         if self == Self::Default {
-            // What has just been flushed is mostly columns and small runs, which soon go.
+            // What has just been flushed is mostly columns and small runs, which soon go; and the
+            // first level is written again with every few flushes.
             family.set_compression_per_level(&[
                 DBCompressionType::None,
-                DBCompressionType::Lz4,
+                DBCompressionType::None,
                 DBCompressionType::Lz4,
             ]);
         }
