@@ -88,6 +88,7 @@ impl Running {
         let parts = Parts { partition, store, catalogs, log, outbox, progress, scrub_pace };
         let started = running.start_jobs(topic, parts, context);
         if let Err(error) = started {
+            slot.end_gate();
             running.threads.stop();
             let text = format!("cannot start a thread: {error}");
             return Err(Fault { retry: Retry::Later, restart: false, text });

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use trailproof_topology::catalog::{Compression, tracker_key};
 use trailproof_topology::digest::hex_sha256;
@@ -108,23 +108,29 @@ fn stored_bytes_about(file: &SegmentFile, compression: Compression) -> u64 {
     }
 }
 
+/// Delivers one effect while the function it is given says so; `None` where it did not begin.
+type DeliverOne<'a> =
+    dyn Fn(&Effect, &dyn Fn() -> bool) -> Option<Result<Outcome, Error>> + Sync + 'a;
+
 /// What became of the effects that were begun, in order: none is begun after a failure, or after
-/// `one` said that it did not begin another. `one` is told when to give up what it has not begun.
+/// `one` said that it did not begin another. `one` is told when to give up what it has not begun:
+/// not because of one behind it, whose failure would then be met by nobody.
 fn in_threads(
     threads: usize,
     effects: &[Effect],
     go_on: &(dyn Fn() -> bool + Sync),
-    one: &(dyn Fn(&Effect, &dyn Fn() -> bool) -> Option<Result<Outcome, Error>> + Sync),
+    one: &DeliverOne,
 ) -> Vec<Result<Outcome, Error>> {
-    let (next, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let go_on = || !ended.load(Ordering::Acquire) && go_on();
+    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
     let work = || {
         let mut results = Vec::new();
-        while go_on() {
+        while failed.load(Ordering::Acquire) == usize::MAX && go_on() {
             let at = next.fetch_add(1, Ordering::AcqRel);
             let Some(effect) = effects.get(at) else { break };
-            let result = one(effect, &go_on);
-            ended.fetch_or(!matches!(result, Some(Ok(_))), Ordering::AcqRel);
+            let result = one(effect, &|| at < failed.load(Ordering::Acquire) && go_on());
+            if !matches!(result, Some(Ok(_))) {
+                failed.fetch_min(at, Ordering::AcqRel);
+            }
             results.push((at, result));
         }
         results

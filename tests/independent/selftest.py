@@ -137,12 +137,17 @@ class Formats(unittest.TestCase):
     def test_no_flipped_bit_of_a_gzip_member_gets_through(self):
         content = b'{"sequence": 1, "files": []}' * 20
         stored = gzip.compress(content, mtime=0)
+        refused = 0
         # Behind magic and method: flags, time, level and system say nothing of the content.
         for bit in range(8 * 10, 8 * len(stored)):
             changed = bytearray(stored)
             changed[bit // 8] ^= 1 << bit % 8
-            with self.assertRaises(Problem, msg=f"bit {bit}"):
-                inflate("d.gz", bytes(changed))
+            try:
+                # Bits that fill up the last byte of a block say nothing either.
+                self.assertEqual(inflate("d.gz", bytes(changed)), content, f"bit {bit}")
+            except Problem:
+                refused += 1
+        self.assertGreater(refused, 8 * len(stored) - 8 * 10 - 8)
 
     def test_merkle_root_of_rfc_6962(self):
         # The test vectors of certificate-transparency: leaves and roots of the first trees.

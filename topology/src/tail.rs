@@ -89,6 +89,7 @@ impl TailWriter {
     pub fn row_of(&mut self, text: &mut Vec<u8>) -> (Vec<u8>, usize) {
         let heads = (self.heads.len() as u64).to_be_bytes();
         text.append(&mut self.heads);
+        self.heads.shrink_to(KEPT_BYTES);
         text.extend_from_slice(&heads);
         let length = (text.len() as u64).to_be_bytes();
         let bound = zstd::zstd_safe::compress_bound(text.len());

@@ -1,5 +1,9 @@
 //! Which effects are delivered at one time, and which are not.
 
+use std::cell::Cell;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
 use super::*;
 
 #[test]
@@ -65,7 +69,9 @@ fn number(effect: &Effect) -> usize {
 }
 
 fn wait_for(mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !holds() {
+        assert!(Instant::now() < deadline, "it does not come to it");
         std::thread::yield_now();
     }
 }
@@ -88,12 +94,16 @@ fn what_lies_behind_one_that_was_not_begun_does_not_count() {
     assert_eq!(in_threads(2, &effects, &|| true, &one).len(), 1);
     // Nor does a failure there: it is met again.
     let fails = |effect: &Effect, _: &dyn Fn() -> bool| match number(effect) {
-        2 => Some(Err(Error::Damaged("it".to_owned()))),
+        2 => {
+            later.store(1, Ordering::Release);
+            Some(Err(Error::Damaged("it".to_owned())))
+        }
         _ => one(effect, &|| true),
     };
-    later.store(1, Ordering::Release);
+    later.store(0, Ordering::Release);
     let results = in_threads(2, &effects, &|| true, &fails);
     assert!(results.len() == 1 && results[0].is_ok(), "{results:?}");
+    assert_eq!(later.into_inner(), 1, "it did not fail");
 }
 
 fn file(raw_bytes: u64) -> Effect {
@@ -125,13 +135,19 @@ fn file(raw_bytes: u64) -> Effect {
 fn files_wait_for_turns_by_their_size() {
     let turns = Turns::new(4);
     let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let meeting = [AtomicBool::new(false), AtomicBool::new(false)];
     let effects: Vec<Effect> = (0..40).map(|at| file(TURN_BYTES * (1 + at % 3))).collect();
     let one = |effect: &Effect, go_on: &dyn Fn() -> bool| {
         let _turn = turn_of(effect, Some(&turns), go_on)?;
         let Effect::Segment(file) = effect else { return None };
         let count = (file.raw_bytes / TURN_BYTES) as usize;
         most.fetch_max(running.fetch_add(count, Ordering::SeqCst) + count, Ordering::SeqCst);
-        std::thread::yield_now();
+        // The first two have room beside each other: each waits for the other, turn in hand.
+        let at = effects.iter().position(|other| std::ptr::eq(other, effect));
+        if let Some(own) = at.and_then(|at| meeting.get(at)) {
+            own.store(true, Ordering::Release);
+            wait_for(|| meeting.iter().all(|one| one.load(Ordering::Acquire)));
+        }
         running.fetch_sub(count, Ordering::SeqCst);
         Some(Ok(Outcome::default()))
     };
@@ -167,5 +183,37 @@ fn who_waits_for_a_turn_gives_up_when_another_fails_or_it_is_to_end() {
     assert!(ended.len() == 1 && ended[0].is_ok(), "{ended:?}");
     assert_eq!(begun.into_inner(), 0);
     drop(other);
-    assert!(turns.take_many(2, &|| true).is_some(), "a turn was lost");
+    wait_for(|| turns.take_many(2, &|| true).is_some());
+}
+
+#[test]
+fn who_waits_for_a_turn_goes_on_when_one_behind_it_fails() {
+    let turns = Turns::new(2);
+    let other = turns.take(&|| true).expect("it is free");
+    let effects = [file(2 * TURN_BYTES), file(0)];
+    let waiting = AtomicBool::new(false);
+    let one = |effect: &Effect, go_on: &dyn Fn() -> bool| {
+        if std::ptr::eq(effect, &raw const effects[0]) {
+            waiting.store(true, Ordering::Release);
+            let _turn = turn_of(effect, Some(&turns), go_on)?;
+            return Some(Ok(Outcome::default()));
+        }
+        wait_for(|| waiting.load(Ordering::Acquire));
+        Some(Err(Error::Damaged("it".to_owned())))
+    };
+    let results = std::thread::scope(|scope| {
+        let results = scope.spawn(|| in_threads(2, &effects, &|| true, &one));
+        wait_for(|| waiting.load(Ordering::Acquire));
+        // Some looks later it waits still, whatever became of the other one.
+        (0..3).for_each(|_| assert!(turns.take(&looks(2)).is_none(), "it gave up its place"));
+        drop(other);
+        results.join().expect("it does not panic")
+    });
+    assert!(results.len() == 2 && results[0].is_ok() && results[1].is_err(), "{results:?}");
+}
+
+/// Says yes so many times, then no.
+fn looks(count: usize) -> impl Fn() -> bool {
+    let left = Cell::new(count);
+    move || left.replace(left.get().saturating_sub(1)) > 0
 }
