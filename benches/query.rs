@@ -122,6 +122,9 @@ fn copy(stores: &[Arc<RocksStore>], index: &RocksStore, table: Table) -> usize {
                 changes.put(key, value.to_vec());
                 if changes.list.len() == 1_000 {
                     index.commit(&std::mem::take(&mut changes)).expect("the disk has room");
+                    if index.wants_flush() {
+                        index.flush().expect("the disk has room");
+                    }
                 }
                 true
             })

@@ -17,7 +17,6 @@ use trailproof::log::{self, Kind, Log, Publisher, RecordBatch};
 use trailproof::memory_budget::MemoryBudget;
 use trailproof::object::{self, Metadata, Object, ObjectStore, Put};
 use trailproof::outbox::{Limits, Outbox};
-use trailproof::store::StateStore;
 use trailproof::store::rocks::{Options, RocksStore};
 use trailproof::worker::{Progress, Step, Worker};
 use trailproof_topology::catalog::{
@@ -234,7 +233,7 @@ fn stage(log: &MemoryLog, accounts: u64, compression: Compression) -> Cost {
             _ => break,
         }
     }
-    store.flush().expect("nothing fails here");
+    worker.save(&mut |_, changes| backlog.committed(changes)).expect("nothing fails here");
     let per_trace = |cpu_us: f64| (cpu_us - before) / log.ends.len() as f64;
     let record_us = per_trace(process_cpu_us());
     let disk_bytes = store.disk_bytes() as f64 / log.ends.len() as f64;

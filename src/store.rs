@@ -1,7 +1,9 @@
 //! The state-store port: rows of one partition, committed a batch at a time.
 //!
-//! The log is the write-ahead log, so a store may lose its newest commits at a crash, but only
-//! whole ones and only from the end. The adapters are `rocks` (RocksDB) and the simulator's.
+//! The log is the write-ahead log, so a store may lose its newest commits at a crash: all of those
+//! behind a flush, and nothing else. Only a flush that somebody asked for makes commits durable, so
+//! who writes decides which states a crash may leave: those of a checkpoint. The adapters are
+//! `rocks` (RocksDB) and the simulator's.
 
 pub mod rocks;
 
@@ -31,12 +33,22 @@ pub trait StateStore {
     /// The rows as of the last commit, unmoved by later ones.
     fn snapshot(&self) -> Self::Snapshot<'_>;
 
-    /// Applies the changes, all or nothing; visible at once, durable at the latest after
-    /// [`StateStore::flush`].
+    /// Applies the changes, all or nothing; visible at once, durable with the next flush.
     ///
     /// # Errors
     /// [`Error::Unavailable`]: nothing was applied. [`Error::Corrupt`]: the store is unusable.
     fn commit(&self, changes: &Changes) -> Result<(), Error>;
+
+    /// Whether what is not durable is as much as the store should hold in memory. It goes on
+    /// taking commits; whoever writes most of them is to flush soon.
+    fn wants_flush(&self) -> bool;
+
+    /// Begins to make all commits so far durable, without waiting for the end. Waits for the end
+    /// of the flush before.
+    ///
+    /// # Errors
+    /// As [`StateStore::commit`].
+    fn begin_flush(&self) -> Result<(), Error>;
 
     /// Makes all commits so far durable.
     ///

@@ -2,10 +2,11 @@
 //!
 //! `step` polls a batch of one partition piece by piece, applies each piece to the stage while it
 //! is in the processor's cache, and commits rows, effects and position of all in one write (I1).
-//! Delivery is the outbox's; both share [`Progress`].
+//! When the store holds enough that is not durable, a checkpoint of the stage goes into the rows
+//! and the store is flushed. Delivery is the outbox's; both share [`Progress`].
 //!
 //! **Invariant (I10):** a worker stops polling while the outbox is behind by its bound. A commit
-//! that fails throws stage and batch away; the next step loads the stage again.
+//! that fails is made again, unchanged, before anything else.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -203,6 +204,25 @@ pub struct Worker<S: Stage, L, T> {
     batch_bytes_max: usize,
     poll_bytes_max: usize,
     turns: Option<Arc<Turns>>,
+    /// What a commit that failed would have written.
+    pending: Option<Pending>,
+    /// Whether a checkpoint is due, whatever the store wants.
+    owes_checkpoint: bool,
+}
+
+/// Changes on their way into the store.
+struct Pending {
+    changes: Changes,
+    then: Then,
+}
+
+/// What follows a commit.
+#[derive(Clone, Copy)]
+enum Then {
+    /// A batch of so many records and bytes is applied.
+    Tell(usize, usize),
+    /// The rows are those of a checkpoint.
+    Flush,
 }
 
 impl<S, L, T> Worker<S, L, T>
@@ -232,6 +252,8 @@ where
             batch_bytes_max: BATCH_BYTES_MAX,
             poll_bytes_max: POLL_BYTES_MAX,
             turns: None,
+            pending: None,
+            owes_checkpoint: false,
         }
     }
 
@@ -273,15 +295,25 @@ where
     }
 
     /// Takes one step. `committed` is called with the stage and what was committed, after a load
-    /// (nothing) and after each commit.
+    /// (nothing) and after each commit of a batch.
     ///
     /// # Errors
     /// [`Error::Log`], [`Error::Store`]; by [`Error::retry`] the step may be made again.
     pub fn step(&mut self, committed: &mut Committed<'_, S>) -> Result<Step, Error> {
-        let mut stage = match self.stage.take() {
-            Some(stage) => stage,
-            None => self.load(committed)?,
-        };
+        if self.stage.is_none() {
+            self.stage = Some(self.load(committed)?);
+        }
+        if let Some(pending) = self.pending.take() {
+            let then = pending.then;
+            self.commit(pending, committed)?;
+            if let Then::Tell(records, bytes) = then {
+                return Ok(Step::Applied { records, bytes });
+            }
+        }
+        if self.owes_checkpoint || self.store.wants_flush() {
+            self.checkpoint()?;
+        }
+        let Some(mut stage) = self.stage.take() else { return Ok(Step::Idle) };
         let backlog = self.progress.backlog();
         if !backlog.into_iter().all(|waiting| invariant::within(waiting, BACKLOG_MAX)) {
             self.stage = Some(stage);
@@ -311,12 +343,63 @@ where
         if let Some(applied) = taken.last {
             batch.changes.put(key::single(Table::Applied), applied.encode());
         }
-        // From here on an error leaves `self.stage` empty: what was applied is forgotten.
-        self.store.commit(&batch.changes)?;
-        self.progress.store(stage.position());
-        committed(&mut stage, &batch.changes);
         self.stage = Some(stage);
-        Ok(Step::Applied { records: taken.records, bytes: taken.bytes })
+        let Taken { records, bytes, .. } = taken;
+        let then = Then::Tell(records, bytes);
+        self.commit(Pending { changes: batch.changes, then }, committed)?;
+        Ok(Step::Applied { records, bytes })
+    }
+
+    /// Commits, and does what follows; what cannot be committed is kept for the next step.
+    fn commit(
+        &mut self,
+        pending: Pending,
+        committed: &mut Committed<'_, S>,
+    ) -> Result<(), store::Error> {
+        if let Err(error) = self.store.commit(&pending.changes) {
+            self.pending = Some(pending);
+            // A store that recovers may make durable what it holds: see its adapter.
+            self.owes_checkpoint = true;
+            return Err(error);
+        }
+        match pending.then {
+            Then::Tell(..) => {
+                if let Some(stage) = &mut self.stage {
+                    self.progress.store(stage.position());
+                    committed(stage, &pending.changes);
+                }
+            }
+            Then::Flush => {
+                self.store.begin_flush()?;
+                self.owes_checkpoint = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts into the rows what only the stage holds, and begins to make them durable.
+    fn checkpoint(&mut self) -> Result<(), store::Error> {
+        let Some(stage) = &mut self.stage else { return Ok(()) };
+        // Effects are stored with the batch that they belong to.
+        let mut batch = Batch::default();
+        stage.checkpoint(&mut batch);
+        // Until the flush has begun.
+        self.owes_checkpoint = true;
+        let pending = Pending { changes: batch.changes, then: Then::Flush };
+        self.commit(pending, &mut |_, _| {})
+    }
+
+    /// Makes everything applied durable, and waits for it. `committed` is called where a commit is
+    /// made again.
+    ///
+    /// # Errors
+    /// The store's; the log has the records all the same.
+    pub fn save(&mut self, committed: &mut Committed<'_, S>) -> Result<(), store::Error> {
+        if let Some(pending) = self.pending.take() {
+            self.commit(pending, committed)?;
+        }
+        self.checkpoint()?;
+        self.store.flush()
     }
 
     /// Polls and applies one piece after another, until the batch is full or the log has no more.
@@ -352,6 +435,8 @@ where
             self.apply(stage, &marked, batch);
             taken.records += self.records.len();
             taken.bytes += self.records.bytes_len();
+            // State from before a gap would be of no use once more is gone.
+            self.owes_checkpoint |= self.records.iter().any(|record| record.kind == Kind::Gap);
             // A gap is no record that could be read again.
             if let Some(last) = self.records.last().filter(|last| last.kind != Kind::Gap) {
                 taken.last = Some(Applied::of(&last));
@@ -364,8 +449,7 @@ where
     }
 
     fn load(&mut self, committed: &mut Committed<'_, S>) -> Result<S, Error> {
-        let loaded = S::load(self.setup.clone(), &self.store.snapshot());
-        let mut stage = loaded?;
+        let mut stage = S::load(self.setup.clone(), &self.store.snapshot())?;
         self.progress.store(stage.position());
         committed(&mut stage, &Changes::default());
         Ok(stage)

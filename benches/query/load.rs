@@ -194,6 +194,9 @@ impl Filler {
 
     fn commit(&mut self) {
         self.store.commit(&self.changes).expect("the disk has room");
+        if self.store.wants_flush() {
+            self.store.begin_flush().expect("the disk has room");
+        }
         self.backlog.committed(&self.changes);
         self.changes.list.clear();
     }

@@ -1,6 +1,6 @@
 //! The jobs of one partition: worker and outbox; its [`upkeep`](super::upkeep) beside them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ::metrics::Histogram;
@@ -20,6 +20,7 @@ use crate::indexer::{Backlog, Indexer};
 use crate::log::{Log, Publisher};
 use crate::metrics::{self, Metrics};
 use crate::outbox::{self, Delivered, Outbox};
+use crate::store;
 use crate::store::rocks::RocksStore;
 use crate::turns::Turns;
 use crate::view::Published;
@@ -42,6 +43,8 @@ pub struct Parts {
     pub outbox: PartitionOutbox,
     /// What worker and outbox know of each other.
     pub progress: Arc<Progress>,
+    /// Where the worker puts why it could not save its state at the end.
+    pub unsaved: Arc<Mutex<Option<store::Error>>>,
     /// How fast all partitions verify their rows.
     pub scrub_pace: Arc<Pace>,
 }
@@ -67,7 +70,7 @@ pub struct RecordParts {
 /// # Errors
 /// The operating system's.
 pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std::io::Result<()> {
-    let Parts { partition, store, catalogs, log, outbox, progress, scrub_pace } = parts;
+    let Parts { partition, store, catalogs, log, outbox, progress, unsaved, scrub_pace } = parts;
     let RecordParts { topic_id, shares, batch_turns, index_turns, published, view_days } = record;
     let setup = Setup { partition, topic_id, open_bytes_max: shares.open_bytes_max };
     let worker = Worker::new(setup, log, Arc::clone(&store), catalogs, Arc::clone(&progress))
@@ -82,6 +85,7 @@ pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std
         store: Arc::clone(&store),
         seconds: threads.metrics().histogram(metrics::BATCH_SECONDS, &[("stage", "record")]),
         bells,
+        unsaved,
         committed: {
             let (published, backlog) = (published.clone(), backlog.clone());
             let metrics = Arc::clone(threads.metrics());
@@ -119,7 +123,7 @@ pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std
 /// # Errors
 /// The operating system's.
 pub fn start_digest(parts: Parts, setup: DigestSetup, threads: &Threads) -> std::io::Result<()> {
-    let Parts { partition, store, catalogs, log, outbox, progress, scrub_pace } = parts;
+    let Parts { partition, store, catalogs, log, outbox, progress, unsaved, scrub_pace } = parts;
     let name = format!("digest-{partition}");
     let worker = Worker::new(setup, log, Arc::clone(&store), catalogs, progress);
     let (lanes, bells) = outbox_jobs(outbox, false, &store, threads);
@@ -130,6 +134,7 @@ pub fn start_digest(parts: Parts, setup: DigestSetup, threads: &Threads) -> std:
         store: Arc::clone(&store),
         seconds: threads.metrics().histogram(metrics::BATCH_SECONDS, &[("stage", "digest")]),
         bells,
+        unsaved,
         committed: Box::new(move |stage: &mut DigestStage, _: &Changes| {
             let counts = stage.take_counts();
             let Some(reason) = counts.refusal else { return };
@@ -174,6 +179,7 @@ struct WorkerJob<S: Stage> {
     /// Times of the steps that applied something.
     seconds: Histogram,
     bells: Vec<Arc<Bell>>,
+    unsaved: Arc<Mutex<Option<store::Error>>>,
     committed: Committed<S>,
 }
 
@@ -199,6 +205,15 @@ impl<S: Stage<Setup: Send> + Send> Job for WorkerJob<S> {
             Duration::from_millis(boundary.saturating_sub(self.worker.log().now_ms()).max(1) as u64)
         });
         self.worker.wait(left.map_or(timeout, |left| left.min(timeout)));
+    }
+
+    fn end(&mut self) {
+        // What is damaged is set aside, not written to.
+        if !self.store.is_damaged()
+            && let Err(error) = self.worker.save(&mut self.committed)
+        {
+            *self.unsaved.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        }
     }
 }
 

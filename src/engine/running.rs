@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** queries see a partition only once it holds what the log held when it was opened.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use trailproof_topology::digest_stage::DigestSetup;
@@ -13,7 +13,7 @@ use super::gapped::Gapped;
 use super::partition::{self, Parts, RecordParts, outbox_fault, worker_fault};
 use super::slot::{Context, Slot};
 use super::threads::{Fault, Threads};
-use crate::applied::{self, Gap};
+use crate::applied;
 use crate::log::broker::ReadLimits;
 use crate::log::{self, Retry};
 use crate::outbox::{Limits, Outbox};
@@ -39,8 +39,8 @@ pub(super) struct Running {
     pub(super) target: Offset,
     store: Arc<RocksStore>,
     published: Published,
-    /// A gap that it goes on behind.
-    gap: Option<Gap>,
+    /// Why its worker could not save its state at the end.
+    unsaved: Arc<Mutex<Option<store::Error>>>,
 }
 
 impl Running {
@@ -73,7 +73,7 @@ impl Running {
             target,
             store: Arc::clone(&store),
             published: Published::default(),
-            gap,
+            unsaved: Arc::default(),
         };
         let catalogs = context.history.lookup();
         let log = context.broker.reader(topic, partition).map_err(log_fault)?;
@@ -85,7 +85,9 @@ impl Running {
             }
         };
         let scrub_pace = Arc::clone(&context.scrub_pace);
-        let parts = Parts { partition, store, catalogs, log, outbox, progress, scrub_pace };
+        let unsaved = Arc::clone(&running.unsaved);
+        let parts =
+            Parts { partition, store, catalogs, log, outbox, progress, unsaved, scrub_pace };
         let started = running.start_jobs(topic, parts, context);
         if let Err(error) = started {
             slot.end_gate();
@@ -117,17 +119,9 @@ impl Running {
     /// its rows turned out to be damaged: opened again, they are set aside and rebuilt from the
     /// log.
     pub(super) fn attend(&self, slot: &Slot, context: &Context) {
-        let mut gap = self.gap;
         let mut seen = (0, 0);
         let mut restored = false;
         loop {
-            if gap.is_some_and(|gap| self.progress.applied() >= gap.to) {
-                // A state from before the gap would be of no use once more is gone.
-                if let Err(error) = self.store.flush() {
-                    tracing::warn!(job = slot.name, %error, "the state was not flushed");
-                }
-                gap = None;
-            }
             if !restored && self.is_restored(slot, context, &mut seen) {
                 restored = true;
                 let (topic, partition) = slot.input;
@@ -178,10 +172,8 @@ impl Running {
         // Its outbox waits for no turn and begins no put any more, whoever asked it to end.
         slot.end_gate();
         self.threads.stop();
-        // What is damaged is set aside, not written to.
-        if !self.store.is_damaged()
-            && let Err(error) = self.store.flush()
-        {
+        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(error) = unsaved {
             // The log has the records all the same: they are applied again.
             tracing::warn!(job = slot.name, %error, "the state was not flushed");
             let mut failure = context.flush_failure.lock().unwrap_or_else(PoisonError::into_inner);

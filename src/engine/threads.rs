@@ -83,6 +83,9 @@ pub trait Job: Send {
 
     /// Waits for something to do, at most `timeout`.
     fn wait(&mut self, timeout: Duration);
+
+    /// Called once behind the last step, unless it panicked.
+    fn end(&mut self) {}
 }
 
 #[derive(Debug, Default)]
@@ -221,6 +224,7 @@ fn run(name: &str, job: &mut dyn Job, shared: &Shared, pause: &Bell) {
             }
         }
     }
+    job.end();
 }
 
 /// Lists a fault, and logs it when it is new.

@@ -1,7 +1,11 @@
 //! The state store on RocksDB: one database per partition.
 //!
 //! The log is the write-ahead log, so RocksDB's own is off; atomic flush makes what is on disk
-//! the state after some commit. Rows live in three column families, chosen by their table:
+//! the state after some commit, and RocksDB flushes only when told to, so that it is the commit of
+//! a checkpoint. There is one exception: when a full disk has space again, RocksDB writes what it
+//! holds. The worker then writes a checkpoint at once; a crash between the two costs a rebuild.
+//!
+//! Rows live in three column families, chosen by their table:
 //!
 //! | family | tables | why |
 //! | --- | --- | --- |
@@ -18,7 +22,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rocksdb::{ColumnFamily, DB, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions};
+use rocksdb::{
+    ColumnFamily, DB, FlushOptions, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
+};
 use trailproof_topology::key::{self, Table};
 use trailproof_topology::state::{Change, Changes, Rows};
 
@@ -28,7 +34,7 @@ use crate::fault::{Fault, fault, headless};
 use crate::memory_budget::MemoryBudget;
 
 /// Format of the rows; another one is rebuilt from the log.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 /// A file that says what damage was found in a folder; with it, the folder is not opened again.
 const MARK: &str = "DAMAGED";
 /// Bytes of a change in a batch beside its key and value, at most.
@@ -41,9 +47,9 @@ const SET_ASIDE_MAX: u32 = 1_000;
 pub struct Options {
     /// Block cache and write buffers, shared by all stores of the process.
     pub memory: MemoryBudget,
-    /// Bytes of memtables after which this store flushes: about what a restart replays. The sum
-    /// over all stores may be more than [`MemoryBudget::write_buffer_bytes`], which bounds what
-    /// they hold together.
+    /// Bytes of memtables from which on this store wants to be flushed: about what a restart
+    /// replays. The sum over all stores may be more than [`MemoryBudget::write_buffer_bytes`]; once
+    /// they hold that much together, a quarter of this is enough.
     pub write_buffer_bytes: usize,
     /// Files that RocksDB keeps open.
     pub open_files_max: i32,
@@ -51,11 +57,12 @@ pub struct Options {
 
 impl Options {
     /// The options of one of `stores` stores that share `memory`: half more than an even part of
-    /// its write buffers, because on average they are half full; 256 open files.
+    /// its write buffers, because on average they are half full; a single one leaves room for what
+    /// comes while it is flushed. 256 open files.
     #[must_use]
     pub fn new(memory: MemoryBudget, stores: usize) -> Self {
         let part = memory.write_buffer_bytes() / stores.max(1);
-        let write_buffer_bytes = if stores > 1 { part / 2 * 3 } else { part };
+        let write_buffer_bytes = if stores > 1 { part / 2 * 3 } else { part / 4 * 3 };
         Self { memory, write_buffer_bytes, open_files_max: 256 }
     }
 }
@@ -64,6 +71,8 @@ impl Options {
 pub struct RocksStore {
     db: DB,
     path: PathBuf,
+    memory: MemoryBudget,
+    write_buffer_bytes: usize,
     /// Whether damage was found since it was opened.
     damaged: AtomicBool,
 }
@@ -83,9 +92,20 @@ impl RocksStore {
             return Err(Error::Corrupt(format!("{}: {why}", path.display())));
         }
         let families = FAMILIES.map(|family| family.descriptor(options));
-        let db = DB::open_cf_descriptors(&family::database(options), path, families)
+        let db = family::database(options)
+            .and_then(|database| DB::open_cf_descriptors(&database, path, families))
             .map_err(|error| Self::classify(path, &error))?;
-        let store = Self { db, path: path.to_owned(), damaged: AtomicBool::new(false) };
+        let store = Self {
+            db,
+            path: path.to_owned(),
+            memory: options.memory.clone(),
+            write_buffer_bytes: options.write_buffer_bytes,
+            damaged: AtomicBool::new(false),
+        };
+        for family in FAMILIES {
+            let set = store.db.set_options_cf(store.family(family), &family::NEVER_FULL);
+            set.map_err(|error| store.failed(&error))?;
+        }
         store.check_format()?;
         Ok(store)
     }
@@ -177,6 +197,26 @@ impl RocksStore {
         self.db.cf_handle(family.name()).expect("every family is opened with the database")
     }
 
+    /// Bytes of the memtables that a flush would write.
+    fn unflushed_bytes(&self) -> usize {
+        let held = |family: Family| {
+            let name = "rocksdb.cur-size-active-mem-table";
+            self.db.property_int_value_cf(self.family(family), name).ok().flatten()
+        };
+        FAMILIES.into_iter().filter_map(held).sum::<u64>() as usize
+    }
+
+    fn flush_with(&self, options: &FlushOptions) -> Result<(), Error> {
+        // A flush asked for while RocksDB waits for space delays its recovery by a second each;
+        // a write, of a row that is never there, is refused at once.
+        let mut probe = WriteBatch::default();
+        probe.delete(key::Key::of(Table::Format).u8(0).done());
+        self.db.write_without_wal(probe).map_err(|error| self.failed(&error))?;
+        let handles = FAMILIES.map(|family| self.family(family));
+        let handles = [&handles[0], &handles[1], &handles[2]];
+        self.db.flush_cfs_opt(&handles, options).map_err(|error| self.failed(&error))
+    }
+
     fn failed(&self, error: &rocksdb::Error) -> Error {
         if fault(error) == Fault::Damaged {
             self.condemn(error.as_ref());
@@ -260,17 +300,20 @@ impl StateStore for RocksStore {
         self.db.write_without_wal(batch).map_err(|error| self.failed(&error))
     }
 
+    fn wants_flush(&self) -> bool {
+        let held = self.unflushed_bytes();
+        held >= self.write_buffer_bytes
+            || (held >= self.write_buffer_bytes / 4 && self.memory.write_buffers_are_full())
+    }
+
+    fn begin_flush(&self) -> Result<(), Error> {
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        self.flush_with(&options)
+    }
+
     fn flush(&self) -> Result<(), Error> {
-        // A flush asked for while RocksDB waits for space delays its recovery by a second each;
-        // a write, of a row that is never there, is refused at once.
-        let mut probe = WriteBatch::default();
-        probe.delete(key::Key::of(Table::Format).u8(0).done());
-        self.db.write_without_wal(probe).map_err(|error| self.failed(&error))?;
-        let handles = FAMILIES.map(|family| self.family(family));
-        let handles = [&handles[0], &handles[1], &handles[2]];
-        self.db
-            .flush_cfs_opt(&handles, &rocksdb::FlushOptions::default())
-            .map_err(|error| self.failed(&error))
+        self.flush_with(&FlushOptions::default())
     }
 
     fn expire(&self, from: &[u8], to: &[u8]) -> Result<(), Error> {

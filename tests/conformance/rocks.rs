@@ -95,27 +95,64 @@ fn the_rocks_store_keeps_the_promises_of_its_port() {
 }
 
 #[test]
-fn flushed_commits_survive_and_the_rest_is_lost_from_the_end() {
+fn a_crash_leaves_what_was_flushed_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).unwrap();
+    let left = || commits(&open(&copy(folder.path()).path().join("state")).unwrap());
     (0..40).for_each(|number| commit(&store, number).unwrap());
+    assert_eq!(left(), 0);
     store.flush().unwrap();
     (40..50).for_each(|number| commit(&store, number).unwrap());
-    let copied = copy(folder.path());
-    let found = commits(&open(&copied.path().join("state")).unwrap());
-    assert!((40..=50).contains(&found), "{found} commits after a crash");
-    // Many memtables later: still a prefix, and what a crash loses is bounded by the buffers.
+    assert_eq!(left(), 40);
+    // Far more than the write buffers: it asks, and does nothing by itself.
+    assert!(!store.wants_flush());
     (50..1_000).for_each(|number| commit(&store, number).unwrap());
-    // A copy that met a compaction lacks files; a crash does not copy.
+    assert!(store.wants_flush());
+    assert_eq!(left(), 40);
+    store.begin_flush().unwrap();
+    assert!(!store.wants_flush());
+    (1_000..1_010).for_each(|number| commit(&store, number).unwrap());
+    // What was begun is waited for; the end may be on its way too.
+    store.flush().unwrap();
+    assert_eq!(left(), 1_010);
+    commit(&store, 1_010).unwrap();
+    drop(store);
+    assert_eq!(commits(&open(folder.path()).unwrap()), 1_010, "closing flushed");
+}
+
+#[test]
+fn a_flush_that_was_begun_is_the_state_after_one_commit() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    (0..200).for_each(|number| commit(&store, number).unwrap());
+    store.begin_flush().unwrap();
+    // The next one waits for it, and is lost.
+    (200..300).for_each(|number| commit(&store, number).unwrap());
+    store.begin_flush().unwrap();
+    (300..400).for_each(|number| commit(&store, number).unwrap());
+    // A copy that meets the end of a flush may lack a file; a crash does not copy.
     let found = (0..50).find_map(|_| {
         let copied = copy(folder.path());
         open(&copied.path().join("state")).ok().map(|store| commits(&store))
     });
     let found = found.expect("one of 50 copies is whole");
-    assert!(found > 700, "only {found} of 1,000 commits were on disk");
-    store.flush().unwrap();
-    drop(store);
-    assert_eq!(commits(&open(folder.path()).unwrap()), 1_000);
+    assert!([200, 300].contains(&found), "{found} commits after a crash");
+}
+
+#[test]
+fn stores_that_fill_their_memory_together_want_to_be_flushed_sooner() {
+    let folder = tempfile::tempdir().unwrap();
+    // Each alone may have 3 MiB, all together 4 MiB.
+    let options = Options::new(MemoryBudget::new(8 << 20, 4 << 20), 2);
+    let store = |name: &str| RocksStore::open(&folder.path().join(name), &options).unwrap();
+    let stores = ["a", "b", "c", "d"].map(store);
+    let fill = |store: &RocksStore| (0..40).for_each(|number| commit(store, number).unwrap());
+    stores[..3].iter().for_each(fill);
+    assert!(stores.iter().all(|store| !store.wants_flush()));
+    fill(&stores[3]);
+    assert!(stores.iter().all(StateStore::wants_flush));
+    stores.iter().for_each(|store| store.flush().unwrap());
+    assert!(stores.iter().all(|store| !store.wants_flush()));
 }
 
 #[test]

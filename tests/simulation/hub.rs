@@ -85,6 +85,8 @@ pub(crate) struct Inner {
     pub(crate) clamped: bool,
     /// Text bytes that a partition may have open.
     pub(crate) open_bytes_max: usize,
+    /// Commits from which on a store wants to be flushed.
+    pub(crate) commits_per_flush: usize,
     /// Whether the log gives offsets to records of its own.
     pub(crate) holes: bool,
     pub(crate) logs: Logs,

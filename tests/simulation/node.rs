@@ -126,7 +126,8 @@ pub(crate) trait Node {
     fn deliver(&mut self, lane: Lane) -> Result<bool, String>;
     fn crash(&mut self, lost: usize);
     fn unsynced(&self) -> usize;
-    fn flush(&self);
+    /// Makes durable what is applied, as a process does before it ends.
+    fn flush(&mut self);
     fn lose(&self);
     /// The same partition under a new owner, from a checkpoint of this one or from nothing.
     fn successor(&self, restored: bool) -> Box<dyn Node>;
@@ -270,7 +271,6 @@ impl<S: Simulated + 'static> Node for Owner<S> {
         if let Ok(Step::Applied { records, .. }) = outcome {
             took = records;
         }
-        let alive_stage = alive.worker.stage().is_some();
         if relieved.0 > 0 {
             self.hub.mark("an open chunk closes early");
         }
@@ -289,13 +289,11 @@ impl<S: Simulated + 'static> Node for Owner<S> {
             }
             Err(error) if error.is_damage() => Err(format!("damage: {error:?}")),
             Err(error) if error.retry() == Retry::Never => Err(format!("{name}: {error:?}")),
-            Err(_) => {
-                if !alive_stage {
-                    self.hub.mark("a stage is thrown away");
-                    self.position = None;
-                }
+            Err(worker::Error::Store(_)) => {
+                self.hub.mark("a commit is to be made again");
                 Ok(false)
             }
+            Err(_) => Ok(false),
         }
     }
 
@@ -332,10 +330,19 @@ impl<S: Simulated + 'static> Node for Owner<S> {
         self.store.unsynced()
     }
 
-    fn flush(&self) {
-        use trailproof::store::StateStore as _;
-        // A flush of the simulated store has no way to fail.
-        let _ = self.store.flush();
+    fn flush(&mut self) {
+        let (name, published) = (self.name(), self.published.clone());
+        let before = published.latest();
+        let Some(alive) = &mut self.alive else { return };
+        let columns = alive.columns.clone();
+        let outcome = alive.worker.save(&mut |stage, changes| {
+            columns.committed(changes);
+            if let Some(view) = stage.inner.view(&before) {
+                published.publish(view);
+            }
+        });
+        self.hub.say(|| format!("{name} saves: {outcome:?}"));
+        self.hub.mark(if outcome.is_ok() { "a state is saved" } else { "saving fails" });
     }
 
     fn lose(&self) {

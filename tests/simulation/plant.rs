@@ -13,10 +13,12 @@ pub(crate) enum Plant {
     None,
     /// A commit forgets one row of this table.
     DropRow(u8),
-    /// Position and rows are two writes.
-    TornCommit,
+    /// A flush makes some tables durable and others not.
+    TornFlush,
     /// A crash loses a commit in the middle.
     LostMiddle,
+    /// A crash leaves commits behind the last checkpoint.
+    FlushAnywhere,
     /// Records are published and the lanes are not.
     PublishWithoutLanes,
     /// Half of the records of a failed publish are there.
@@ -55,7 +57,7 @@ pub(crate) enum Plant {
 
 impl Plant {
     /// Every bug that must be caught.
-    pub(crate) const ALL: [Self; 29] = [
+    pub(crate) const ALL: [Self; 30] = [
         Self::DropRow(Table::Tail as u8),
         Self::DropRow(Table::Segment as u8),
         Self::DropRow(Table::Chunk as u8),
@@ -66,8 +68,9 @@ impl Plant {
         Self::DropRow(Table::Chain as u8),
         Self::DropRow(Table::Pending as u8),
         Self::DropRow(Table::Boundary as u8),
-        Self::TornCommit,
+        Self::TornFlush,
         Self::LostMiddle,
+        Self::FlushAnywhere,
         Self::PublishWithoutLanes,
         Self::TornPublish,
         Self::ForgetLanes,
@@ -134,6 +137,13 @@ impl<S: Stage> Stage for Planted<S> {
                 batch.changes.put(single(Table::Position), torn.encode());
             }
             _ => {}
+        }
+    }
+
+    fn checkpoint(&mut self, batch: &mut Batch) {
+        self.inner.checkpoint(batch);
+        if let Plant::DropRow(table) = self.plant {
+            drop_row(batch, table);
         }
     }
 

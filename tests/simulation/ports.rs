@@ -28,6 +28,7 @@ fn hub() -> Arc<Hub> {
         now_ms: 1,
         clamped: true,
         open_bytes_max: 0,
+        commits_per_flush: usize::MAX,
         holes: false,
         logs: Logs::with_notifications(2, 0, 3),
         objects: Objects::default(),

@@ -83,6 +83,7 @@ fn quiet(hub: &Hub) -> std::sync::Arc<Hub> {
         clamped: false,
         holes: false,
         open_bytes_max: inner.open_bytes_max,
+        commits_per_flush: usize::MAX,
         logs,
         objects: Objects::default(),
         faults,

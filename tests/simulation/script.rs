@@ -83,6 +83,7 @@ impl Script {
             let mut inner = run.hub.lock();
             (inner.clamped, inner.holes) = (true, false);
             inner.open_bytes_max = OPEN_BYTES_MAX;
+            inner.commits_per_flush = 3;
             inner.faults = Faults {
                 random: Random(0xc4a5),
                 rates: Rates { put: PUT_FAILURES, ..Rates::default() },

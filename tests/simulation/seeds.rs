@@ -13,14 +13,17 @@ pub(crate) const SEEDS: u64 = 20_000;
 
 /// What must happen at least once in so many seeds; a world in which it never does tests less than
 /// it says.
-const SOMETIMES: [&str; 59] = [
+const SOMETIMES: [&str; 63] = [
+    "a checkpoint",
     "a commit fails",
+    "a commit is to be made again",
     "a conflict stops the lane",
     "a crash that loses a suffix",
     "a crash that loses all unsynced",
     "a crash that loses nothing",
     "a crash with all synced",
     "a forged mark",
+    "a flush fails",
     "a get fails",
     "a late publish is fenced",
     "a mark that is none",
@@ -30,7 +33,7 @@ const SOMETIMES: [&str; 59] = [
     "a put fails",
     "a put finds the object",
     "a put happens and its answer is lost",
-    "a stage is thrown away",
+    "a state is saved",
     "a store is lost",
     "a strange header",
     "a stranger's object is found",
@@ -60,6 +63,7 @@ const SOMETIMES: [&str; 59] = [
     "reading the lanes fails",
     "records before the first catalog",
     "restored elsewhere",
+    "saving fails",
     "sorting is switched",
     "the clock goes back",
     "the compression changes",

@@ -1,11 +1,11 @@
-//! The simulated state store: commits are whole and visible at once, and durable only when synced.
+//! The simulated state store: commits are whole and visible at once, and durable only when flushed.
 //!
-//! A crash loses a suffix of whole commits, never a hole.
+//! A crash loses a suffix of whole commits, never a hole: what is left is as of some flush.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use trailproof::store::{Error, StateStore};
-use trailproof_topology::key::{Table, single};
+use trailproof_topology::key::Table;
 use trailproof_topology::memory::Memory;
 use trailproof_topology::state::{Change, Changes, Rows};
 
@@ -23,6 +23,8 @@ struct State {
     current: Arc<Memory>,
     durable: Memory,
     unsynced: Vec<Changes>,
+    /// Flushes that have begun: how many of the unsynced commits each makes durable.
+    begun: Vec<usize>,
 }
 
 /// A view of the rows.
@@ -55,16 +57,29 @@ impl SimStore {
         self.state().unsynced.len()
     }
 
-    /// A crash: the last `lost` of the unsynced commits are gone.
+    /// A crash: the last `lost` of the unsynced commits are gone, and more up to a flush.
     pub(crate) fn crash(&self, lost: usize) {
         let plant = self.hub.lock().plant;
         let mut state = self.state();
         let state = &mut *state;
         let mut unsynced = std::mem::take(&mut state.unsynced);
-        let kept = unsynced.len().saturating_sub(lost);
-        if plant == Plant::LostMiddle && lost > 0 && kept > 0 {
+        let most = unsynced.len().saturating_sub(lost);
+        let mut kept = state.begun.iter().rfind(|begun| **begun <= most).copied().unwrap_or(0);
+        state.begun.clear();
+        match plant {
             // A hole: an older commit is lost and a newer one kept.
-            unsynced.remove(kept - 1);
+            Plant::LostMiddle if kept > 1 => {
+                unsynced.remove(kept - 2);
+                kept -= 1;
+            }
+            // It has flushed by itself, between two checkpoints.
+            Plant::FlushAnywhere => kept = most,
+            Plant::TornFlush => {
+                unsynced[..kept]
+                    .iter_mut()
+                    .for_each(|changes| changes.list.retain(|change| !is_queued(change)));
+            }
+            _ => {}
         }
         unsynced.truncate(kept);
         for changes in &unsynced {
@@ -87,31 +102,45 @@ impl StateStore for SimStore {
     }
 
     fn commit(&self, changes: &Changes) -> Result<(), Error> {
-        let (verdict, plant) = {
+        let verdict = {
             let mut inner = self.hub.lock();
             let rate = inner.faults.rates.commit;
             let verdict = inner.faults.verdict(rate);
             if verdict != Verdict::Go {
                 inner.mark("a commit fails");
             }
-            (verdict, inner.plant)
+            verdict
         };
         let mut state = self.state();
         let dead = self.hub.lock().faults.crashed;
         if verdict == Verdict::Go || (verdict == Verdict::Lost && dead) {
-            let pieces = match plant {
-                Plant::TornCommit => tear(changes),
-                _ => vec![changes.clone()],
-            };
-            for piece in pieces {
-                Arc::make_mut(&mut state.current).commit(&piece);
-                state.unsynced.push(piece);
-            }
+            Arc::make_mut(&mut state.current).commit(changes);
+            state.unsynced.push(changes.clone());
         }
         if verdict == Verdict::Go {
             return Ok(());
         }
         Err(Error::Unavailable("commit".to_owned()))
+    }
+
+    fn wants_flush(&self) -> bool {
+        self.unsynced() >= self.hub.lock().commits_per_flush
+    }
+
+    fn begin_flush(&self) -> Result<(), Error> {
+        let verdict = {
+            let mut inner = self.hub.lock();
+            let rate = inner.faults.rates.commit;
+            let verdict = inner.faults.verdict(rate);
+            inner.mark(if verdict == Verdict::Go { "a checkpoint" } else { "a flush fails" });
+            verdict
+        };
+        let mut state = self.state();
+        if verdict != Verdict::Fail {
+            let commits = state.unsynced.len();
+            state.begun.push(commits);
+        }
+        if verdict == Verdict::Go { Ok(()) } else { Err(Error::Unavailable("flush".to_owned())) }
     }
 
     fn flush(&self) -> Result<(), Error> {
@@ -124,6 +153,7 @@ impl StateStore for SimStore {
         for changes in state.unsynced.drain(..) {
             state.durable.commit(&changes);
         }
+        state.begun.clear();
         Ok(())
     }
 
@@ -134,13 +164,10 @@ impl StateStore for SimStore {
     }
 }
 
-/// Position first, then the other rows: two writes where there should be one.
-fn tear(changes: &Changes) -> Vec<Changes> {
-    let position = single(Table::Position);
-    let is_position = |change: &&Change| matches!(change, Change::Put(key, _) if *key == position);
-    let first = changes.list.iter().filter(is_position).cloned().collect();
-    let rest = changes.list.iter().filter(|change| !is_position(change)).cloned().collect();
-    vec![Changes { list: first }, Changes { list: rest }]
+/// Whether a change is of a table that is written at one end and dropped at the other.
+fn is_queued(change: &Change) -> bool {
+    let (Change::Put(key, _) | Change::Delete(key) | Change::DeleteRange(key, _)) = change;
+    [Table::Tail, Table::Window, Table::Outbox].iter().any(|table| key[0] == *table as u8)
 }
 
 impl Rows for Snapshot {

@@ -72,6 +72,7 @@ impl World {
             clamped: !self.random.one_in(4),
             holes: self.random.one_in(3),
             open_bytes_max: *self.random.pick(&[OPEN_BYTES_MAX, OPEN_BYTES_MAX, 3_000, 800]),
+            commits_per_flush: *self.random.pick(&[1, 2, 4, 8]),
             logs: Logs::new(self.catalog.traces_partitions, self.catalog.files_partitions),
             objects: Objects::default(),
             faults,

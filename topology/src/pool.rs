@@ -29,8 +29,6 @@ pub struct Pool {
     all: Part,
     /// By entry: the next one of its chain.
     next: Vec<u32>,
-    /// Text bytes of traces that no chain has any more.
-    taken: usize,
     /// Text bytes and entries of the batch before: this one will have as many, more or less.
     expected: (usize, usize),
 }
@@ -116,42 +114,13 @@ impl Pool {
             part.entries.push(moved);
             at = self.next[at as usize];
         }
-        self.taken += chain.text as usize;
         *chain = Chain::default();
     }
 
-    /// Text bytes of traces that a chain still has.
+    /// Text bytes of the whole batch.
     #[must_use]
-    pub fn held(&self) -> usize {
-        self.all.text.len() - self.taken
-    }
-
-    /// The text of the whole batch.
-    #[must_use]
-    pub fn text(&self) -> &[u8] {
-        &self.all.text
-    }
-
-    /// The same, for what goes behind it before the pool is cleared.
-    pub fn text_mut(&mut self) -> &mut Vec<u8> {
-        &mut self.all.text
-    }
-
-    /// Puts a part's text behind that of the batch; where its traces stand in [`Pool::text`].
-    pub fn append_text<'a>(&mut self, part: &'a Part) -> impl Iterator<Item = u32> + use<'a> {
-        let base = self.all.text.len() as u32;
-        self.all.text.extend_from_slice(&part.text);
-        part.entries.iter().map(move |entry| base + entry.start)
-    }
-
-    /// Where the traces of a chain stand in [`Pool::text`], separators left out.
-    pub fn places<'a>(&'a self, chain: &Chain) -> impl Iterator<Item = u32> + 'a {
-        let mut at = chain.first;
-        std::iter::from_fn(move || {
-            let entry = self.all.entries.get(at as usize)?;
-            at = self.next[at as usize];
-            Some(entry.start)
-        })
+    pub fn text_bytes(&self) -> usize {
+        self.all.text.len()
     }
 
     /// Forgets the batch.
@@ -160,7 +129,6 @@ impl Pool {
         self.all.clear(KEPT_BYTES, KEPT_ENTRIES);
         self.next.clear();
         self.next.shrink_to(KEPT_ENTRIES);
-        self.taken = 0;
     }
 }
 

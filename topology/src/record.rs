@@ -144,7 +144,7 @@ impl Stage for RecordStage {
 
     fn finish(&mut self, batch: &mut Batch) {
         let Some(from) = self.batch_from.take() else { return };
-        self.open.finish(from, batch);
+        self.open.finish(batch);
         self.counts.finish(batch);
         self.window.finish(from, batch);
         for rule in self.dirty_sequences.drain(..) {
@@ -153,6 +153,16 @@ impl Stage for RecordStage {
             batch.changes.put(key, next.to_be_bytes().to_vec());
         }
         batch.changes.put(single(Table::Position), self.position.encode());
+    }
+
+    fn checkpoint(&mut self, batch: &mut Batch) {
+        assert!(self.batch_from.is_none(), "I1: a checkpoint in the midst of a batch");
+        if self.position == Position::default() {
+            return;
+        }
+        let next = self.position.next_offset;
+        self.open.checkpoint(next, batch);
+        batch.changes.put(single(Table::Checkpoint), next.to_be_bytes().to_vec());
     }
 
     fn position(&self) -> &Position {

@@ -198,20 +198,17 @@ impl OpenSegment {
         self.summary.add(filing.offset, time_ms, length, *filing.leaf);
     }
 
-    /// Makes a part of what the running batch added; false where it added nothing that is still
-    /// open.
-    pub fn freeze(&mut self, pool: &mut Pool) -> bool {
+    /// Makes a part of what the running batch added and is still open.
+    pub fn freeze(&mut self, pool: &mut Pool) {
         let mut part = self.own.take().map_or_else(Part::default, |own| *own);
         if self.current.is_empty() {
             part.shrink_to_fit();
         } else {
             pool.take(&mut self.current, &mut part);
         }
-        if part.entries.is_empty() {
-            return false;
+        if !part.entries.is_empty() {
+            self.parts.push(part);
         }
-        self.parts.push(part);
-        true
     }
 
     /// Closes the open chunk: its row, its columns and the segment's row. Returns the text bytes

@@ -2,7 +2,11 @@
 //!
 //! A stage is loaded from its rows once. From then on it only writes: [`Stage::apply`] cannot
 //! fail, and what it wants kept or done goes into a [`Batch`]. The shell commits the batch whole;
-//! where that fails, stage and batch are thrown away and the stage is loaded again (I1).
+//! where that fails, it commits the same batch again before anything else (I1).
+//!
+//! What a stage holds in memory alone goes into the rows at a [`Stage::checkpoint`], which the
+//! shell takes before it makes rows durable: far fewer bytes than after every batch. So durable
+//! rows are always those of a checkpoint, and a stage is loaded from such rows only.
 
 use crate::effect::{Effect, Lane};
 use crate::input::{Input, Position};
@@ -65,7 +69,8 @@ pub trait Stage: Sized {
     /// What the stage is told once: partition, topic id, signer.
     type Setup: Clone;
 
-    /// Builds the stage from its rows; from none, the stage before the first record.
+    /// Builds the stage from its rows as of a checkpoint; from none, the stage before the first
+    /// record.
     ///
     /// # Errors
     /// The store's error, or rows that do not fit together.
@@ -76,8 +81,15 @@ pub trait Stage: Sized {
     /// Applies one record. Records come in offset order, each once (I2).
     fn apply(&mut self, input: &Input<'_>, batch: &mut Batch);
 
-    /// Ends a batch: writes what the stage holds in memory, and the position row.
+    /// Ends a batch: writes what the stage holds in memory, what waits for a checkpoint left out,
+    /// and the position row.
     fn finish(&mut self, batch: &mut Batch);
+
+    /// Writes, between two batches, what only memory holds since the last checkpoint: with it the
+    /// rows are all that [`Stage::load`] needs. A stage whose batches are whole writes nothing.
+    fn checkpoint(&mut self, batch: &mut Batch) {
+        let _ = batch;
+    }
 
     /// Where the stage stands.
     fn position(&self) -> &Position;

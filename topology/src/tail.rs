@@ -1,4 +1,4 @@
-//! The tail: traces that are in open chunks, kept in one row per batch.
+//! The tail: traces that are in open chunks, kept in rows that a checkpoint writes.
 //!
 //! A restart reads the rows in order and fills the open chunks again. A trace whose chunk has
 //! closed since is recognised by its segment's last offset and passed over.
@@ -15,14 +15,13 @@ use crate::varint;
 /// Level at which tail rows are compressed: they live for one cycle, so speed counts.
 const ZSTD_LEVEL: i32 = -5;
 
-/// Greatest text of one tail row once unpacked: more than twice that of a batch, and than what is
-/// open.
+/// Text bytes at which a row is full. A part is never cut, so one row may hold more.
+pub const ROW_BYTES: usize = 2 << 20;
+
+/// Greatest text of one tail row once unpacked: what is full, and the largest part behind it.
 const ROW_BYTES_MAX: usize = 256 << 20;
 
-/// Bytes of a buffer that are kept between rows: with many partitions, what each keeps adds up.
-const KEPT_BYTES: usize = 1 << 20;
-
-/// A tail row under construction: traces, and heads that say what they are.
+/// A tail row under construction: the text of traces, and heads that say what they are.
 #[derive(Default)]
 pub struct TailWriter {
     text: Vec<u8>,
@@ -38,16 +37,10 @@ impl std::fmt::Debug for TailWriter {
 }
 
 impl TailWriter {
-    /// Adds a part of a segment's open chunk, with its text.
+    /// Adds a part of a segment's open chunk.
     pub fn add(&mut self, id: &SegmentId, part: &Part) {
-        let base = self.text.len() as u32;
-        self.add_places(id, part, part.entries.iter().map(|entry| base + entry.start));
+        let base = self.text.len() as u64;
         self.text.extend_from_slice(&part.text);
-    }
-
-    /// Adds a part of a segment's open chunk whose traces stand at `places` of a text that
-    /// [`TailWriter::row_of`] will be given.
-    pub fn add_places(&mut self, id: &SegmentId, part: &Part, places: impl Iterator<Item = u32>) {
         let out = &mut self.heads;
         out.extend_from_slice(&id.tracker);
         varint::put_signed(out, id.cycle_ms);
@@ -55,44 +48,40 @@ impl TailWriter {
         varint::put(out, id.part);
         varint::put(out, part.entries.len() as u64);
         let (mut offset, mut stream_time_ms, mut end) = (0, 0, 0);
-        for (entry, start) in part.entries.iter().zip(places) {
+        for entry in &part.entries {
+            let start = base + u64::from(entry.start);
             varint::put(out, entry.offset.wrapping_sub(offset));
             varint::put_signed(out, entry.stream_time_ms.wrapping_sub(stream_time_ms));
-            varint::put(out, u64::from(start) - end);
+            varint::put(out, start - end);
             varint::put(out, u64::from(entry.length));
             (offset, stream_time_ms) = (entry.offset, entry.stream_time_ms);
-            end = u64::from(start + entry.length);
+            end = start + u64::from(entry.length);
         }
     }
 
-    /// Whether nothing was added.
+    /// Whether nothing was added since the last row.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.heads.is_empty()
     }
 
-    /// The row with the text that was added, and its bytes unpacked; the writer is empty again.
-    pub fn row(&mut self) -> (Vec<u8>, usize) {
-        let mut text = std::mem::take(&mut self.text);
-        let row = self.row_of(&mut text);
-        text.clear();
-        text.shrink_to(KEPT_BYTES);
-        self.text = text;
-        row
+    /// Whether what was added fills a row of [`ROW_BYTES`].
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.text.len() >= ROW_BYTES
     }
 
-    /// The row with this text, and its bytes unpacked; the writer is empty again. The heads are
-    /// put behind the text.
+    /// The row with what was added, and its bytes unpacked; the writer is empty again. The heads
+    /// are put behind the text.
     ///
     /// # Panics
     /// Never in practice: the compressor needs a megabyte, and the row has room for the worst case.
-    pub fn row_of(&mut self, text: &mut Vec<u8>) -> (Vec<u8>, usize) {
+    pub fn row(&mut self) -> (Vec<u8>, usize) {
         let heads = (self.heads.len() as u64).to_be_bytes();
-        text.append(&mut self.heads);
-        self.heads.shrink_to(KEPT_BYTES);
-        text.extend_from_slice(&heads);
-        let length = (text.len() as u64).to_be_bytes();
-        let bound = zstd::zstd_safe::compress_bound(text.len());
+        self.text.append(&mut self.heads);
+        self.text.extend_from_slice(&heads);
+        let length = (self.text.len() as u64).to_be_bytes();
+        let bound = zstd::zstd_safe::compress_bound(self.text.len());
         let mut row = Vec::with_capacity(length.len() + bound);
         row.extend_from_slice(&length);
         let mut behind = Cursor::new(row);
@@ -102,11 +91,18 @@ impl TailWriter {
                 zstd::bulk::Compressor::new(ZSTD_LEVEL)
                     .expect("a small zstd context, which there is")
             })
-            .compress_to_buffer(text.as_slice(), &mut behind)
+            .compress_to_buffer(self.text.as_slice(), &mut behind)
             .expect("the row has room for the worst case");
+        let bytes = self.text.len();
+        self.text.clear();
         let mut row = behind.into_inner();
         row.shrink_to_fit();
-        (row, text.len())
+        (row, bytes)
+    }
+
+    /// Gives the memory back: a checkpoint is rare, and many partitions have a writer each.
+    pub fn rest(&mut self) {
+        (self.text, self.heads) = (Vec::new(), Vec::new());
     }
 }
 

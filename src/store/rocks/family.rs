@@ -20,6 +20,10 @@ const BLOCK_BYTES: usize = 16 << 10;
 /// their rows is left by then.
 const QUEUE_TABLES: i32 = 12;
 
+/// What memtables take from memory at a time.
+const ARENA_BYTES_MIN: usize = 4 << 10;
+const ARENA_BYTES_MAX: usize = 256 << 10;
+
 /// A column family, numbered as in [`FAMILIES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
@@ -65,8 +69,11 @@ impl Family {
         }
         let mut family = RocksOptions::default();
         family.set_block_based_table_factory(&table);
-        // Atomic flush writes all three once one is full, so half each keeps them near the bound.
+        // After a full disk RocksDB waits for this much space; see [`NEVER_FULL`].
         family.set_write_buffer_size((options.write_buffer_bytes / 2).max(64 << 10));
+        // By itself it would be as much as a large write buffer deserves.
+        let block = (options.write_buffer_bytes / 32).clamp(ARENA_BYTES_MIN, ARENA_BYTES_MAX);
+        family.set_arena_block_size(block);
         family.set_max_write_buffer_number(2);
         family.set_target_file_size_base(TABLE_FILE_BYTES);
         family.set_max_bytes_for_level_base(LEVEL_BASE_BYTES);
@@ -98,9 +105,18 @@ impl Family {
     }
 }
 
+/// What every family of an open database is told, so that it flushes no memtable by itself.
+pub(super) const NEVER_FULL: [(&str, &str); 1] = [("write_buffer_size", "68719476736")];
+
 /// The options of the database as a whole.
-pub(super) fn database(options: &Options) -> RocksOptions {
-    let mut database = RocksOptions::default();
+///
+/// # Errors
+/// RocksDB's, where it does not know one of them.
+pub(super) fn database(options: &Options) -> Result<RocksOptions, rocksdb::Error> {
+    // The binding has no function for this one. What a closing database holds beyond the last
+    // checkpoint is of no use.
+    let text = "avoid_flush_during_shutdown=true";
+    let mut database = RocksOptions::default().get_options_from_string(text)?;
     database.create_if_missing(true);
     database.create_missing_column_families(true);
     database.set_atomic_flush(true);
@@ -114,7 +130,7 @@ pub(super) fn database(options: &Options) -> RocksOptions {
     database.set_keep_log_file_num(4);
     database.set_max_log_file_size(4 << 20);
     database.set_log_level(LogLevel::Warn);
-    database
+    Ok(database)
 }
 
 /// Cuts the range `from..to` at the tables, so that each piece lies in one family, in key order.

@@ -104,6 +104,7 @@ where
         None => Position::default(),
         Some(row) => Position::decode(&row).ok_or_else(|| damage("position", "wrong length"))?,
     };
+    check_checkpoint(&position, rows)?;
     let router = load_router(rows)?;
     let counts = Counts::load(rows)
         .map_err(LoadError::Store)?
@@ -129,6 +130,22 @@ where
         stage.router = Some(router);
     }
     Ok(stage)
+}
+
+/// Rows of another moment lack what only memory held then.
+fn check_checkpoint<R: Rows>(position: &Position, rows: &R) -> Result<(), LoadError<R::Error>>
+where
+    R::Error: std::error::Error + 'static,
+{
+    let row = rows.get(&single(Table::Checkpoint)).map_err(LoadError::Store)?;
+    let next = row.map_or(Ok(0), |row| row.as_slice().try_into().map(u64::from_be_bytes));
+    let next = next.map_err(|_| damage("checkpoint", "not 8 bytes"))?;
+    if next == position.next_offset {
+        return Ok(());
+    }
+    let at = position.next_offset;
+    let reason = format!("the rows are those of offset {at}, the last checkpoint is of {next}");
+    Err(damage("checkpoint", &reason).into())
 }
 
 fn load_router<R: Rows>(rows: &R) -> Result<Option<Router>, LoadError<R::Error>>
@@ -240,7 +257,9 @@ where
             return Err(damage("segment", "cannot be read").into());
         }
     }
-    load_tail(stage, router, &sealed, rows)
+    load_tail(stage, router, &sealed, rows)?;
+    stage.open.loaded(stage.position.next_offset);
+    Ok(())
 }
 
 fn load_tail<R: Rows>(
@@ -257,7 +276,8 @@ where
     let mut intact = true;
     let (from, to) = whole(Table::Tail);
     rows.scan(&from, &to, &mut |key, row| {
-        let refilled = offset_of(key).zip(tail::unpack(row)).and_then(|(offset, plain)| {
+        let from = key.get(..9).and_then(offset_of);
+        let refilled = from.zip(tail::unpack(row)).and_then(|(offset, plain)| {
             refill(&mut stage.open, &numbers, sealed, &plain)?;
             stage.open.refilled(offset, plain.len());
             Some(())

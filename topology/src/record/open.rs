@@ -40,6 +40,8 @@ pub struct OpenTracker {
     dirty: bool,
     /// Changed since the view was last published.
     unpublished: bool,
+    /// Changed since the last checkpoint.
+    unsaved: bool,
 }
 
 /// What filing needs to know beside the trace.
@@ -69,8 +71,6 @@ pub struct OpenSegments {
     services: BTreeMap<Box<str>, u32>,
     /// What the running batch filed.
     pool: Pool,
-    /// Whether the running batch has parts already.
-    settled: bool,
     open_bytes: usize,
     open_bytes_max: usize,
     dirty: Vec<u32>,
@@ -79,7 +79,10 @@ pub struct OpenSegments {
     retired: Vec<TrackerId>,
     /// Whether this stage has published; what another one did may be of other rows.
     published: bool,
+    /// First offset of each checkpoint that has tail rows, and their bytes unpacked.
     tail_rows: VecDeque<(Offset, usize)>,
+    /// What is open from this offset on is in no tail row yet.
+    saved: Offset,
     tail: TailWriter,
     scratch: Scratch,
     sealed: u64,
@@ -189,7 +192,7 @@ impl OpenSegments {
         }
         segment.push(&mut self.pool, filing);
         self.open_bytes += OpenSegment::grows_by(length);
-        if self.pool.text().len() > POOL_BYTES_MAX {
+        if self.pool.text_bytes() > POOL_BYTES_MAX {
             self.settle();
         }
         // A digest's count of filed traces is that of its files; a tracker may begin or cease to
@@ -204,6 +207,7 @@ impl OpenSegments {
 
     fn touch(&mut self, number: u32) {
         let tracker = &mut self.trackers[number as usize];
+        tracker.unsaved = true;
         if !tracker.dirty {
             tracker.dirty = true;
             self.dirty.push(number);

@@ -1,67 +1,38 @@
-//! The tail of the open segments: written at the end of a batch, read back by a restart.
+//! The tail of the open segments: written by a checkpoint, read back by a restart.
 //!
 //! **Invariant:** the tail's rows, in order of their keys, have each segment's open traces in
 //! order of offset.
 
+use crate::chunk::Part;
 use crate::input::Offset;
 use crate::invariant;
 use crate::key::{Key, SegmentId, Table};
 use crate::record::open::OpenSegments;
 use crate::segment::{Filing, OpenSegment};
 use crate::stage::Batch;
+use crate::tail::TailWriter;
 
 /// Tail rows, unpacked, of so many times the bound of open text: past that the older half of them
-/// becomes one row with what is still open.
+/// is written anew, with what is still open.
 const TAIL_FACTOR: usize = 4;
 
 impl OpenSegments {
-    /// Ends a batch: what it left open goes into the tail.
-    pub fn finish(&mut self, from: Offset, batch: &mut Batch) {
+    /// Ends a batch: what it filed moves from the pool to where it belongs.
+    pub fn finish(&mut self, batch: &mut Batch) {
         // A load under a smaller bound puts back more than that, and the batch may file nothing.
         if self.open_bytes > self.open_bytes_max {
             self.close_largest(batch);
         }
         let bounded = invariant::within(self.open_bytes as u64, self.open_bytes_max as u64);
         assert!(bounded, "I10: more text is open than may be");
-        // Where most of the batch is open, its text becomes the row's as it is.
-        let whole = !self.settled && self.pool.held() * 2 > self.pool.text().len();
-        let mut places = Vec::new();
+        self.settle();
         for number in std::mem::take(&mut self.dirty) {
-            let tracker = &mut self.trackers[number as usize];
-            tracker.dirty = false;
-            for segment in tracker.segments.values_mut() {
-                places.clear();
-                places.extend(self.pool.places(&segment.current).filter(|_| whole));
-                let fresh = segment.freeze(&mut self.pool);
-                if whole && let Some(part) = segment.parts.newest().filter(|_| fresh) {
-                    if places.is_empty() {
-                        places.extend(self.pool.append_text(part));
-                    }
-                    self.tail.add_places(&segment.id, part, places.iter().copied());
-                } else {
-                    let mut parts: Vec<_> = segment
-                        .parts
-                        .newest_first()
-                        .take_while(|part| part.first_offset() >= from)
-                        .collect();
-                    parts.reverse();
-                    parts.into_iter().for_each(|part| self.tail.add(&segment.id, part));
-                }
-            }
+            self.trackers[number as usize].dirty = false;
         }
-        if !self.tail.is_empty() {
-            let (row, bytes) =
-                if whole { self.tail.row_of(self.pool.text_mut()) } else { self.tail.row() };
-            self.tail_rows.push_back((from, bytes));
-            batch.changes.put(tail_key(from), row);
-            self.carry_tail(batch);
-        }
-        self.pool.clear();
-        self.settled = false;
     }
 
-    /// Moves what the pool holds to where it belongs, in the midst of a batch that files more than
-    /// its own size, because many trackers take each trace.
+    /// Moves what the pool holds to where it belongs; also in the midst of a batch that files more
+    /// than its own size, because many trackers take each trace.
     pub(super) fn settle(&mut self) {
         for number in &self.dirty {
             for segment in self.trackers[*number as usize].segments.values_mut() {
@@ -69,11 +40,36 @@ impl OpenSegments {
             }
         }
         self.pool.clear();
-        self.settled = true;
     }
 
-    /// Keeps the tail within its bound: the older half of its rows becomes one, with what of them
-    /// is still open.
+    /// Writes what is open and in no tail row yet. `next` is the offset behind the last batch.
+    pub fn checkpoint(&mut self, next: Offset, batch: &mut Batch) {
+        let from = std::mem::replace(&mut self.saved, next);
+        let mut rows = Rows::under(from);
+        for tracker in &mut self.trackers {
+            if !std::mem::take(&mut tracker.unsaved) {
+                continue;
+            }
+            for segment in tracker.segments.values() {
+                let newest = segment.parts.newest_first();
+                let mut parts: Vec<_> =
+                    newest.take_while(|part| part.first_offset() >= from).collect();
+                parts.reverse();
+                for part in parts {
+                    rows.add(&mut self.tail, &segment.id, part, batch);
+                }
+            }
+        }
+        let bytes = rows.end(&mut self.tail, batch);
+        if bytes > 0 {
+            self.tail_rows.push_back((from, bytes));
+            self.carry_tail(batch);
+        }
+        self.tail.rest();
+    }
+
+    /// Keeps the tail within its bound: the older half of its rows is written anew, with what of
+    /// them is still open.
     fn carry_tail(&mut self, batch: &mut Batch) {
         let mut kept: usize = self.tail_rows.iter().map(|(_, bytes)| bytes).sum();
         let bytes_max = TAIL_FACTOR * self.open_bytes_max;
@@ -89,17 +85,17 @@ impl OpenSegments {
         }
         let end = self.tail_rows.front().map_or(Offset::MAX, |(from, _)| *from);
         batch.changes.delete_range(tail_key(first), tail_key(end));
+        // Under the first key: a load must meet each segment's traces in order.
+        let mut rows = Rows::under(first);
         for segment in self.trackers.iter().flat_map(|tracker| tracker.segments.values()) {
             let parts = segment.parts.in_order().into_iter();
-            parts
-                .take_while(|part| part.first_offset() < end)
-                .for_each(|part| self.tail.add(&segment.id, part));
+            for part in parts.take_while(|part| part.first_offset() < end) {
+                rows.add(&mut self.tail, &segment.id, part, batch);
+            }
         }
-        if !self.tail.is_empty() {
-            // Under the first key: a load must meet each segment's traces in order.
-            let (row, bytes) = self.tail.row();
+        let bytes = rows.end(&mut self.tail, batch);
+        if bytes > 0 {
             self.tail_rows.push_front((first, bytes));
-            batch.changes.put(tail_key(first), row);
         }
     }
 
@@ -134,16 +130,60 @@ impl OpenSegments {
 
     /// Notes a tail row that was read back, and shares what it put back.
     pub(in crate::record) fn refilled(&mut self, from: Offset, bytes: usize) {
-        self.tail_rows.push_back((from, bytes));
-        self.settle();
-        self.settled = false;
-        for number in std::mem::take(&mut self.dirty) {
-            self.trackers[number as usize].dirty = false;
+        match self.tail_rows.back_mut().filter(|(last, _)| *last == from) {
+            Some((_, kept)) => *kept += bytes,
+            None => self.tail_rows.push_back((from, bytes)),
         }
+        self.settle();
+        for number in std::mem::take(&mut self.dirty) {
+            let tracker = &mut self.trackers[number as usize];
+            (tracker.dirty, tracker.unsaved) = (false, false);
+        }
+    }
+
+    /// Notes that the rows, as of offset `next`, have all that is open.
+    pub(in crate::record) fn loaded(&mut self, next: Offset) {
+        self.saved = next;
     }
 }
 
-/// The key of a tail row.
+/// The rows of one checkpoint, written one after another.
+struct Rows {
+    from: Offset,
+    count: u32,
+    bytes: usize,
+}
+
+impl Rows {
+    /// Rows whose keys begin with `from`.
+    fn under(from: Offset) -> Self {
+        Self { from, count: 0, bytes: 0 }
+    }
+
+    fn add(&mut self, tail: &mut TailWriter, id: &SegmentId, part: &Part, batch: &mut Batch) {
+        tail.add(id, part);
+        if tail.is_full() {
+            self.put(tail, batch);
+        }
+    }
+
+    fn put(&mut self, tail: &mut TailWriter, batch: &mut Batch) {
+        let (row, bytes) = tail.row();
+        batch.changes.put(Key::of(Table::Tail).u64(self.from).u32(self.count).done(), row);
+        self.count += 1;
+        self.bytes += bytes;
+    }
+
+    /// Writes what is left; bytes of all rows, unpacked.
+    fn end(mut self, tail: &mut TailWriter, batch: &mut Batch) -> usize {
+        if !tail.is_empty() {
+            self.put(tail, batch);
+        }
+        self.bytes
+    }
+}
+
+/// What the keys of a checkpoint's tail rows begin with.
 fn tail_key(from: Offset) -> Vec<u8> {
     Key::of(Table::Tail).u64(from).done()
 }
