@@ -1,20 +1,21 @@
 //! The memory that all RocksDB databases of a process share.
 //!
 //! **Invariant:** block caches of every database opened with one budget stay together within its
-//! bound, whatever the number of partitions. So do the memtables, but for what a checkpoint and the
-//! commits during its flush add: databases count them here, and are flushed by who writes to them.
+//! bound, whatever the number of partitions. So do the memtables, but for what a savepoint and the
+//! commits during its flush add: stores count them here, and are flushed by who writes to them.
 
-use rocksdb::{Cache, WriteBufferManager};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes of memtables at which RocksDB would flush by itself: never.
-const NEVER_FULL_BYTES: usize = 1 << 40;
+use rocksdb::Cache;
 
 /// Block cache and write buffers, shared by cloning.
 #[derive(Clone)]
 pub struct MemoryBudget {
     cache: Cache,
-    write_buffers: WriteBufferManager,
     write_buffer_bytes: usize,
+    /// What the state stores would flush, as each found when it last looked.
+    unflushed_bytes: Arc<AtomicUsize>,
 }
 
 impl MemoryBudget {
@@ -23,19 +24,13 @@ impl MemoryBudget {
     /// fixed write buffers, so that a burst there flushes no state and the reverse.
     #[must_use]
     pub fn new(cache_bytes: usize, write_buffer_bytes: usize) -> Self {
-        // It only counts: a manager with a bound that is reached flushes by itself.
-        let write_buffers = WriteBufferManager::new_write_buffer_manager(NEVER_FULL_BYTES, false);
-        Self { cache: Cache::new_lru_cache(cache_bytes), write_buffers, write_buffer_bytes }
+        let cache = Cache::new_lru_cache(cache_bytes);
+        Self { cache, write_buffer_bytes, unflushed_bytes: Arc::default() }
     }
 
     /// The block cache.
     pub(crate) fn cache(&self) -> &Cache {
         &self.cache
-    }
-
-    /// The manager of write buffers.
-    pub(crate) fn write_buffers(&self) -> &WriteBufferManager {
-        &self.write_buffers
     }
 
     /// Bytes for the memtables of all state stores together.
@@ -44,9 +39,12 @@ impl MemoryBudget {
         self.write_buffer_bytes
     }
 
-    /// Whether the memtables of all state stores together have reached their bytes.
-    pub(crate) fn write_buffers_are_full(&self) -> bool {
-        self.write_buffers.get_usage() >= self.write_buffer_bytes
+    /// Notes that a store holds `bytes` where it held `before`; whether all of them together have
+    /// reached their bytes.
+    pub(crate) fn note_unflushed(&self, before: usize, bytes: usize) -> bool {
+        let sum = &self.unflushed_bytes;
+        sum.fetch_add(bytes, Ordering::AcqRel);
+        sum.fetch_sub(before, Ordering::AcqRel) - before >= self.write_buffer_bytes
     }
 
     /// Bytes that cached blocks take now.

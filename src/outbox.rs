@@ -13,7 +13,7 @@
 
 pub mod deliver;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use trailproof_topology::effect::{Effect, LANES, Lane, OutRecord};
@@ -151,6 +151,8 @@ pub struct Outbox<P, T> {
     limits: Limits,
     gate: Arc<Gate>,
     turns: Option<Arc<Turns>>,
+    /// By lane: the sequence below which its rows are dropped, as far as this outbox knows.
+    forgotten: [AtomicU64; LANES],
 }
 
 impl<P, T> Outbox<P, T>
@@ -174,7 +176,8 @@ where
         progress.settle(publisher.settled()?);
         let publisher = Mutex::new(publisher);
         let (gate, turns) = (Arc::default(), None);
-        Ok(Self { publisher, store, objects, progress, limits, gate, turns })
+        let forgotten = Default::default();
+        Ok(Self { publisher, store, objects, progress, limits, gate, turns, forgotten })
     }
 
     /// Effects of each lane that wait for delivery.
@@ -294,7 +297,12 @@ where
     /// Drops the rows that are delivered.
     fn forget(&self, lane: Lane, lanes: [u64; LANES]) -> Result<(), Error> {
         let mut changes = Changes::default();
-        changes.delete_range(outbox(lane, 0), outbox(lane, lanes[lane as usize]));
-        Ok(self.store.commit(&changes)?)
+        // Only the first time from the beginning: ranges that overlap cost a store the square of
+        // their number.
+        let (forgotten, end) = (&self.forgotten[lane as usize], lanes[lane as usize]);
+        changes.delete_range(outbox(lane, forgotten.load(Ordering::Acquire)), outbox(lane, end));
+        self.store.commit(&changes)?;
+        forgotten.store(end, Ordering::Release);
+        Ok(())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The log is the write-ahead log, so a store may lose its newest commits at a crash: all of those
 //! behind a flush, and nothing else. Only a flush that somebody asked for makes commits durable, so
-//! who writes decides which states a crash may leave: those of a checkpoint. The adapters are
+//! who writes decides which states a crash may leave: those of a savepoint. The adapters are
 //! `rocks` (RocksDB) and the simulator's.
 
 pub mod rocks;

@@ -2,20 +2,22 @@
 //!
 //! `step` polls a batch of one partition piece by piece, applies each piece to the stage while it
 //! is in the processor's cache, and commits rows, effects and position of all in one write (I1).
-//! When the store holds enough that is not durable, a checkpoint of the stage goes into the rows
+//! When the store holds enough that is not durable, a savepoint of the stage goes into the rows
 //! and the store is flushed. Delivery is the outbox's; both share [`Progress`].
 //!
 //! **Invariant (I10):** a worker stops polling while the outbox is behind by its bound. A commit
 //! that fails is made again, unchanged, before anything else.
 
+mod progress;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use trailproof_topology::catalog::{Catalog, CatalogMark};
-use trailproof_topology::effect::LANES;
-use trailproof_topology::input::{Body, Input, Offset, Position};
+use trailproof_topology::input::{Body, Input, Millis, Offset};
 use trailproof_topology::invariant;
 use trailproof_topology::key::{self, Table};
 use trailproof_topology::stage::{Batch, LoadError, Stage};
@@ -26,6 +28,8 @@ use crate::log::{self, Kind, Log, RecordBatch};
 use crate::store::{self, StateStore};
 use crate::turns::Turns;
 
+pub use progress::Progress;
+
 /// Bytes of records that one batch takes at most, beyond its last append.
 pub const BATCH_BYTES_MAX: usize = 16 << 20;
 
@@ -35,6 +39,10 @@ pub const POLL_BYTES_MAX: usize = 512 << 10;
 
 /// Effects of one lane that may wait for delivery; past it the worker stops polling.
 pub const BACKLOG_MAX: u64 = 200_000;
+
+/// How long applied records may wait for a savepoint: a restart begins with the last one, and a
+/// topic does not keep for ever what comes after it.
+pub const SAVEPOINT_MS: Millis = 600_000;
 
 /// What went wrong in a step.
 #[derive(Debug, thiserror::Error)]
@@ -71,84 +79,6 @@ impl Error {
     #[must_use]
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Store(store::Error::Corrupt(_)))
-    }
-}
-
-/// What worker and outbox of a partition know of each other.
-#[derive(Debug, Default)]
-pub struct Progress {
-    committed: [AtomicU64; LANES],
-    stored: [AtomicU64; LANES],
-    applied: AtomicU64,
-    settled: AtomicU64,
-    loaded: AtomicBool,
-}
-
-impl Progress {
-    /// The delivered position of each lane.
-    #[must_use]
-    pub fn committed(&self) -> [u64; LANES] {
-        self.committed.each_ref().map(|lane| lane.load(Ordering::Acquire))
-    }
-
-    /// Notes what is delivered.
-    pub fn commit(&self, lanes: [u64; LANES]) {
-        for (own, lane) in self.committed.iter().zip(lanes) {
-            own.store(lane, Ordering::Release);
-        }
-    }
-
-    /// The next sequence of each lane, as of the worker's last commit.
-    #[must_use]
-    pub fn stored(&self) -> [u64; LANES] {
-        self.stored.each_ref().map(|lane| lane.load(Ordering::Acquire))
-    }
-
-    /// The input offset below which every effect is delivered, once `lanes` are. It moves only
-    /// when nothing waits, so a store that is down shows as lag.
-    #[must_use]
-    pub fn settled(&self, lanes: [u64; LANES]) -> Offset {
-        // Read before the lanes: what is applied later may have stored more.
-        let applied = self.applied.load(Ordering::Acquire);
-        if self.stored().into_iter().zip(lanes).all(|(stored, lane)| lane >= stored) {
-            self.settled.fetch_max(applied, Ordering::AcqRel).max(applied)
-        } else {
-            self.settled.load(Ordering::Acquire)
-        }
-    }
-
-    /// Notes the input offset that was committed with the lanes before this worker began. It never
-    /// goes back, so that the log always tells how far its input was read.
-    pub fn settle(&self, offset: Offset) {
-        self.settled.fetch_max(offset, Ordering::AcqRel);
-    }
-
-    fn store(&self, position: &Position) {
-        for (own, lane) in self.stored.iter().zip(position.lane_next) {
-            own.store(lane, Ordering::Release);
-        }
-        // After the lanes: who sees this offset also sees what it stored.
-        self.applied.store(position.next_offset, Ordering::Release);
-        self.loaded.store(true, Ordering::Release);
-    }
-
-    /// The offset below which every record is applied and committed; 0 before the stage is loaded.
-    #[must_use]
-    pub fn applied(&self) -> Offset {
-        self.applied.load(Ordering::Acquire)
-    }
-
-    /// Whether the worker has loaded its stage.
-    #[must_use]
-    pub fn is_loaded(&self) -> bool {
-        self.loaded.load(Ordering::Acquire)
-    }
-
-    /// Effects of each lane that wait for delivery.
-    #[must_use]
-    pub fn backlog(&self) -> [u64; LANES] {
-        let (stored, committed) = (self.stored(), self.committed());
-        std::array::from_fn(|lane| stored[lane].saturating_sub(committed[lane]))
     }
 }
 
@@ -205,13 +135,15 @@ pub struct Worker<S: Stage, L, T> {
     poll_bytes_max: usize,
     turns: Option<Arc<Turns>>,
     /// What a commit that failed would have written.
-    pending: Option<Pending>,
-    /// Whether a checkpoint is due, whatever the store wants.
-    owes_checkpoint: bool,
+    uncommitted: Option<Uncommitted>,
+    /// Whether a savepoint is due, whatever the store wants.
+    owes_savepoint: bool,
+    /// The next offset at the last savepoint, and the log's time then.
+    saved: (Offset, Millis),
 }
 
 /// Changes on their way into the store.
-struct Pending {
+struct Uncommitted {
     changes: Changes,
     then: Then,
 }
@@ -221,8 +153,8 @@ struct Pending {
 enum Then {
     /// A batch of so many records and bytes is applied.
     Tell(usize, usize),
-    /// The rows are those of a checkpoint.
-    Flush,
+    /// The rows are those of a savepoint: they are made durable, and that is waited for or not.
+    Flush(bool),
 }
 
 impl<S, L, T> Worker<S, L, T>
@@ -252,8 +184,9 @@ where
             batch_bytes_max: BATCH_BYTES_MAX,
             poll_bytes_max: POLL_BYTES_MAX,
             turns: None,
-            pending: None,
-            owes_checkpoint: false,
+            uncommitted: None,
+            owes_savepoint: false,
+            saved: (0, 0),
         }
     }
 
@@ -290,7 +223,7 @@ where
 
     /// Waits until the partition holds something new, or `timeout` passes.
     pub fn wait(&mut self, timeout: Duration) {
-        let next = self.stage.as_ref().map_or(0, |stage| stage.position().next_offset);
+        let next = self.next_offset();
         self.log.wait(next, timeout);
     }
 
@@ -303,15 +236,15 @@ where
         if self.stage.is_none() {
             self.stage = Some(self.load(committed)?);
         }
-        if let Some(pending) = self.pending.take() {
-            let then = pending.then;
-            self.commit(pending, committed)?;
+        if let Some(uncommitted) = self.uncommitted.take() {
+            let then = uncommitted.then;
+            self.commit(uncommitted, committed)?;
             if let Then::Tell(records, bytes) = then {
                 return Ok(Step::Applied { records, bytes });
             }
         }
-        if self.owes_checkpoint || self.store.wants_flush() {
-            self.checkpoint()?;
+        if self.owes_savepoint || self.store.wants_flush() || self.has_waited() {
+            self.savepoint(false)?;
         }
         let Some(mut stage) = self.stage.take() else { return Ok(Step::Idle) };
         let backlog = self.progress.backlog();
@@ -346,47 +279,60 @@ where
         self.stage = Some(stage);
         let Taken { records, bytes, .. } = taken;
         let then = Then::Tell(records, bytes);
-        self.commit(Pending { changes: batch.changes, then }, committed)?;
+        self.commit(Uncommitted { changes: batch.changes, then }, committed)?;
         Ok(Step::Applied { records, bytes })
     }
 
     /// Commits, and does what follows; what cannot be committed is kept for the next step.
     fn commit(
         &mut self,
-        pending: Pending,
+        uncommitted: Uncommitted,
         committed: &mut Committed<'_, S>,
     ) -> Result<(), store::Error> {
-        if let Err(error) = self.store.commit(&pending.changes) {
-            self.pending = Some(pending);
+        if let Err(error) = self.store.commit(&uncommitted.changes) {
+            self.uncommitted = Some(uncommitted);
             // A store that recovers may make durable what it holds: see its adapter.
-            self.owes_checkpoint = true;
+            self.owes_savepoint = true;
             return Err(error);
         }
-        match pending.then {
+        match uncommitted.then {
             Then::Tell(..) => {
                 if let Some(stage) = &mut self.stage {
                     self.progress.store(stage.position());
-                    committed(stage, &pending.changes);
+                    committed(stage, &uncommitted.changes);
                 }
             }
-            Then::Flush => {
-                self.store.begin_flush()?;
-                self.owes_checkpoint = false;
+            Then::Flush(wait) => {
+                if wait { self.store.flush() } else { self.store.begin_flush() }?;
+                self.owes_savepoint = false;
+                self.saved = (self.next_offset(), self.log.now_ms());
             }
         }
         Ok(())
     }
 
     /// Puts into the rows what only the stage holds, and begins to make them durable.
-    fn checkpoint(&mut self) -> Result<(), store::Error> {
+    fn savepoint(&mut self, wait: bool) -> Result<(), store::Error> {
+        let turns = self.turns.clone();
+        let _turn = turns.as_ref().and_then(|turns| turns.take(&|| true));
         let Some(stage) = &mut self.stage else { return Ok(()) };
         // Effects are stored with the batch that they belong to.
         let mut batch = Batch::default();
-        stage.checkpoint(&mut batch);
+        stage.savepoint(&mut batch);
         // Until the flush has begun.
-        self.owes_checkpoint = true;
-        let pending = Pending { changes: batch.changes, then: Then::Flush };
-        self.commit(pending, &mut |_, _| {})
+        self.owes_savepoint = true;
+        let then = Then::Flush(wait);
+        self.commit(Uncommitted { changes: batch.changes, then }, &mut |_, _| {})
+    }
+
+    /// Whether something applied has waited for a savepoint for long.
+    fn has_waited(&self) -> bool {
+        let (offset, time_ms) = self.saved;
+        self.next_offset() > offset && self.log.now_ms() >= time_ms.saturating_add(SAVEPOINT_MS)
+    }
+
+    fn next_offset(&self) -> Offset {
+        self.stage.as_ref().map_or(0, |stage| stage.position().next_offset)
     }
 
     /// Makes everything applied durable, and waits for it. `committed` is called where a commit is
@@ -395,11 +341,10 @@ where
     /// # Errors
     /// The store's; the log has the records all the same.
     pub fn save(&mut self, committed: &mut Committed<'_, S>) -> Result<(), store::Error> {
-        if let Some(pending) = self.pending.take() {
-            self.commit(pending, committed)?;
+        if let Some(uncommitted) = self.uncommitted.take() {
+            self.commit(uncommitted, committed)?;
         }
-        self.checkpoint()?;
-        self.store.flush()
+        self.savepoint(true)
     }
 
     /// Polls and applies one piece after another, until the batch is full or the log has no more.
@@ -436,7 +381,7 @@ where
             taken.records += self.records.len();
             taken.bytes += self.records.bytes_len();
             // State from before a gap would be of no use once more is gone.
-            self.owes_checkpoint |= self.records.iter().any(|record| record.kind == Kind::Gap);
+            self.owes_savepoint |= self.records.iter().any(|record| record.kind == Kind::Gap);
             // A gap is no record that could be read again.
             if let Some(last) = self.records.last().filter(|last| last.kind != Kind::Gap) {
                 taken.last = Some(Applied::of(&last));
@@ -451,6 +396,7 @@ where
     fn load(&mut self, committed: &mut Committed<'_, S>) -> Result<S, Error> {
         let mut stage = S::load(self.setup.clone(), &self.store.snapshot())?;
         self.progress.store(stage.position());
+        self.saved = (stage.position().next_offset, self.log.now_ms());
         committed(&mut stage, &Changes::default());
         Ok(stage)
     }

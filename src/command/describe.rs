@@ -135,7 +135,7 @@ OBJECTS
 const TABLES: &str = "\
 TABLES (rows of one partition's state; the first byte of a key is the number)
    1 position   next offset, stream time, catalog version, outbox sequences
-   2 tail       traces still in open chunks, by the first offset of a checkpoint
+   2 tail       traces still in open chunks, by the first offset of a savepoint
    3 segment    counts and Merkle frontier of a segment
    4 chunk      closed chunks: header and zstd frame
    5 columns    columns of closed chunks that are in no run yet
@@ -150,7 +150,7 @@ TABLES (rows of one partition's state; the first byte of a key is the number)
   14 catalog    the catalog in force
   15 format     format version of the database
   16 applied    fingerprint of the last applied record
-  17 checkpoint next offset as of the last checkpoint
+  17 savepoint  next offset as of the last savepoint
 ";
 
 const FORMATS: &str = "\

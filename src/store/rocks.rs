@@ -2,8 +2,9 @@
 //!
 //! The log is the write-ahead log, so RocksDB's own is off; atomic flush makes what is on disk
 //! the state after some commit, and RocksDB flushes only when told to, so that it is the commit of
-//! a checkpoint. There is one exception: when a full disk has space again, RocksDB writes what it
-//! holds. The worker then writes a checkpoint at once; a crash between the two costs a rebuild.
+//! a savepoint. There is one exception: when a full disk has space again, RocksDB writes what it
+//! holds. The store then wants a flush, so that a savepoint follows; a crash between the two, a
+//! fraction of a second, costs a rebuild.
 //!
 //! Rows live in three column families, chosen by their table:
 //!
@@ -20,7 +21,7 @@ mod family;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use rocksdb::{
     ColumnFamily, DB, FlushOptions, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
@@ -73,6 +74,10 @@ pub struct RocksStore {
     path: PathBuf,
     memory: MemoryBudget,
     write_buffer_bytes: usize,
+    /// Bytes that are counted in `memory`.
+    counted_bytes: AtomicUsize,
+    /// Background errors of RocksDB before the last flush that began.
+    errors_seen: AtomicU64,
     /// Whether damage was found since it was opened.
     damaged: AtomicBool,
 }
@@ -100,6 +105,8 @@ impl RocksStore {
             path: path.to_owned(),
             memory: options.memory.clone(),
             write_buffer_bytes: options.write_buffer_bytes,
+            counted_bytes: AtomicUsize::new(0),
+            errors_seen: AtomicU64::new(0),
             damaged: AtomicBool::new(false),
         };
         for family in FAMILIES {
@@ -201,9 +208,17 @@ impl RocksStore {
     fn unflushed_bytes(&self) -> usize {
         let held = |family: Family| {
             let name = "rocksdb.cur-size-active-mem-table";
+            // Who cannot tell how much it is had better have it flushed.
             self.db.property_int_value_cf(self.family(family), name).ok().flatten()
         };
-        FAMILIES.into_iter().filter_map(held).sum::<u64>() as usize
+        let bytes: Option<u64> = FAMILIES.into_iter().map(held).sum();
+        bytes.map_or(self.write_buffer_bytes, |bytes| bytes as usize)
+    }
+
+    /// Flushes and compactions that have failed since the store was opened. After some of them
+    /// RocksDB flushes by itself what it holds.
+    fn background_errors(&self) -> u64 {
+        self.db.property_int_value("rocksdb.background-errors").ok().flatten().unwrap_or(0)
     }
 
     fn flush_with(&self, options: &FlushOptions) -> Result<(), Error> {
@@ -214,7 +229,10 @@ impl RocksStore {
         self.db.write_without_wal(probe).map_err(|error| self.failed(&error))?;
         let handles = FAMILIES.map(|family| self.family(family));
         let handles = [&handles[0], &handles[1], &handles[2]];
-        self.db.flush_cfs_opt(&handles, options).map_err(|error| self.failed(&error))
+        let errors = self.background_errors();
+        self.db.flush_cfs_opt(&handles, options).map_err(|error| self.failed(&error))?;
+        self.errors_seen.store(errors, Ordering::Release);
+        Ok(())
     }
 
     fn failed(&self, error: &rocksdb::Error) -> Error {
@@ -249,6 +267,12 @@ impl RocksStore {
             Fault::Damaged => Error::Corrupt(format!("{}: {error}", path.display())),
             Fault::Other => Error::Unavailable(format!("{}: {error}", path.display())),
         }
+    }
+}
+
+impl Drop for RocksStore {
+    fn drop(&mut self) {
+        self.memory.note_unflushed(self.counted_bytes.load(Ordering::Acquire), 0);
     }
 }
 
@@ -302,8 +326,11 @@ impl StateStore for RocksStore {
 
     fn wants_flush(&self) -> bool {
         let held = self.unflushed_bytes();
+        let before = self.counted_bytes.swap(held, Ordering::AcqRel);
+        let full = self.memory.note_unflushed(before, held);
         held >= self.write_buffer_bytes
-            || (held >= self.write_buffer_bytes / 4 && self.memory.write_buffers_are_full())
+            || (full && held >= self.write_buffer_bytes / 4)
+            || self.background_errors() != self.errors_seen.load(Ordering::Acquire)
     }
 
     fn begin_flush(&self) -> Result<(), Error> {

@@ -124,7 +124,8 @@ pub(crate) trait Node {
     fn work(&mut self) -> Result<bool, String>;
     /// Delivers a lane. Whether anything happened.
     fn deliver(&mut self, lane: Lane) -> Result<bool, String>;
-    fn crash(&mut self, lost: usize);
+    /// Answers how many of the unsynced commits are left.
+    fn crash(&mut self, lost: usize) -> usize;
     fn unsynced(&self) -> usize;
     /// Makes durable what is applied, as a process does before it ends.
     fn flush(&mut self);
@@ -318,12 +319,13 @@ impl<S: Simulated + 'static> Node for Owner<S> {
         }
     }
 
-    fn crash(&mut self, lost: usize) {
+    fn crash(&mut self, lost: usize) -> usize {
         let name = self.name();
         self.hub.say(|| format!("{name} crashes and loses {lost} commits"));
         self.alive = None;
-        self.store.crash(lost);
+        let kept = self.store.crash(lost);
         self.hub.lock().objects.crash();
+        kept
     }
 
     fn unsynced(&self) -> usize {

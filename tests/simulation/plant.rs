@@ -17,7 +17,7 @@ pub(crate) enum Plant {
     TornFlush,
     /// A crash loses a commit in the middle.
     LostMiddle,
-    /// A crash leaves commits behind the last checkpoint.
+    /// A crash leaves commits behind the last savepoint.
     FlushAnywhere,
     /// Records are published and the lanes are not.
     PublishWithoutLanes,
@@ -140,8 +140,8 @@ impl<S: Stage> Stage for Planted<S> {
         }
     }
 
-    fn checkpoint(&mut self, batch: &mut Batch) {
-        self.inner.checkpoint(batch);
+    fn savepoint(&mut self, batch: &mut Batch) {
+        self.inner.savepoint(batch);
         if let Plant::DropRow(table) = self.plant {
             drop_row(batch, table);
         }

@@ -152,11 +152,11 @@ impl Run {
                 // Nearly every crash loses something.
                 let unsynced = self.nodes[at].unsynced() as u64;
                 let lost = if random.one_in(8) { 0 } else { 1 + random.below(unsynced) };
-                self.nodes[at].crash(lost as usize);
-                self.hub.mark(match (unsynced, lost) {
+                let kept = self.nodes[at].crash(lost as usize) as u64;
+                self.hub.mark(match (unsynced, kept) {
                     (0, _) => "a crash with all synced",
-                    (_, 0) => "a crash that loses nothing",
-                    (all, lost) if lost >= all => "a crash that loses all unsynced",
+                    (all, kept) if kept == all => "a crash that loses nothing",
+                    (_, 0) => "a crash that loses all unsynced",
                     _ => "a crash that loses a suffix",
                 });
             }

@@ -14,7 +14,7 @@ pub(crate) const SEEDS: u64 = 20_000;
 /// What must happen at least once in so many seeds; a world in which it never does tests less than
 /// it says.
 const SOMETIMES: [&str; 63] = [
-    "a checkpoint",
+    "a savepoint",
     "a commit fails",
     "a commit is to be made again",
     "a conflict stops the lane",

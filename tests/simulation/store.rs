@@ -35,7 +35,7 @@ impl SimStore {
         Arc::new(Self { hub: Arc::clone(hub), state: Mutex::default() })
     }
 
-    /// A store that holds what another has durable: a restored checkpoint.
+    /// A store that holds what another has durable: a restored savepoint.
     pub(crate) fn restored(&self) -> Arc<Self> {
         let durable = self.state().durable.clone();
         let current = Arc::new(durable.clone());
@@ -57,8 +57,9 @@ impl SimStore {
         self.state().unsynced.len()
     }
 
-    /// A crash: the last `lost` of the unsynced commits are gone, and more up to a flush.
-    pub(crate) fn crash(&self, lost: usize) {
+    /// A crash: the last `lost` of the unsynced commits are gone, and more up to a flush. Answers
+    /// how many are left.
+    pub(crate) fn crash(&self, lost: usize) -> usize {
         let plant = self.hub.lock().plant;
         let mut state = self.state();
         let state = &mut *state;
@@ -72,7 +73,7 @@ impl SimStore {
                 unsynced.remove(kept - 2);
                 kept -= 1;
             }
-            // It has flushed by itself, between two checkpoints.
+            // It has flushed by itself, between two savepoints.
             Plant::FlushAnywhere => kept = most,
             Plant::TornFlush => {
                 unsynced[..kept]
@@ -86,6 +87,7 @@ impl SimStore {
             state.durable.commit(changes);
         }
         state.current = Arc::new(state.durable.clone());
+        kept
     }
 
     /// The disk is gone.
@@ -124,7 +126,10 @@ impl StateStore for SimStore {
     }
 
     fn wants_flush(&self) -> bool {
-        self.unsynced() >= self.hub.lock().commits_per_flush
+        let state = self.state();
+        let new = state.unsynced.len() - state.begun.last().unwrap_or(&0);
+        drop(state);
+        new >= self.hub.lock().commits_per_flush
     }
 
     fn begin_flush(&self) -> Result<(), Error> {
@@ -132,7 +137,7 @@ impl StateStore for SimStore {
             let mut inner = self.hub.lock();
             let rate = inner.faults.rates.commit;
             let verdict = inner.faults.verdict(rate);
-            inner.mark(if verdict == Verdict::Go { "a checkpoint" } else { "a flush fails" });
+            inner.mark(if verdict == Verdict::Go { "a savepoint" } else { "a flush fails" });
             verdict
         };
         let mut state = self.state();

@@ -19,7 +19,7 @@ pub const DAY_MS: Millis = 86_400_000;
 pub enum Table {
     /// One row: [`crate::input::Position`].
     Position = 1,
-    /// Traces still in open chunks, by the first offset that the checkpoint covers and a number.
+    /// Traces still in open chunks, by the first offset that the savepoint covers and a number.
     Tail = 2,
     /// Segments: counts and Merkle frontier as of the last closed chunk.
     Segment = 3,
@@ -49,8 +49,8 @@ pub enum Table {
     Format = 15,
     /// Fingerprint of the last applied record.
     Applied = 16,
-    /// One row: the next offset as of the last checkpoint.
-    Checkpoint = 17,
+    /// One row: the next offset as of the last savepoint.
+    Savepoint = 17,
 }
 
 /// A key under construction.

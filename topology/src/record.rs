@@ -155,14 +155,14 @@ impl Stage for RecordStage {
         batch.changes.put(single(Table::Position), self.position.encode());
     }
 
-    fn checkpoint(&mut self, batch: &mut Batch) {
-        assert!(self.batch_from.is_none(), "I1: a checkpoint in the midst of a batch");
+    fn savepoint(&mut self, batch: &mut Batch) {
+        assert!(self.batch_from.is_none(), "I1: a savepoint in the midst of a batch");
         if self.position == Position::default() {
             return;
         }
         let next = self.position.next_offset;
-        self.open.checkpoint(next, batch);
-        batch.changes.put(single(Table::Checkpoint), next.to_be_bytes().to_vec());
+        self.open.savepoint(next, batch);
+        batch.changes.put(single(Table::Savepoint), next.to_be_bytes().to_vec());
     }
 
     fn position(&self) -> &Position {

@@ -4,9 +4,9 @@
 //! fail, and what it wants kept or done goes into a [`Batch`]. The shell commits the batch whole;
 //! where that fails, it commits the same batch again before anything else (I1).
 //!
-//! What a stage holds in memory alone goes into the rows at a [`Stage::checkpoint`], which the
+//! What a stage holds in memory alone goes into the rows at a [`Stage::savepoint`], which the
 //! shell takes before it makes rows durable: far fewer bytes than after every batch. So durable
-//! rows are always those of a checkpoint, and a stage is loaded from such rows only.
+//! rows are always those of a savepoint, and a stage is loaded from such rows only.
 
 use crate::effect::{Effect, Lane};
 use crate::input::{Input, Position};
@@ -69,7 +69,7 @@ pub trait Stage: Sized {
     /// What the stage is told once: partition, topic id, signer.
     type Setup: Clone;
 
-    /// Builds the stage from its rows as of a checkpoint; from none, the stage before the first
+    /// Builds the stage from its rows as of a savepoint; from none, the stage before the first
     /// record.
     ///
     /// # Errors
@@ -81,13 +81,13 @@ pub trait Stage: Sized {
     /// Applies one record. Records come in offset order, each once (I2).
     fn apply(&mut self, input: &Input<'_>, batch: &mut Batch);
 
-    /// Ends a batch: writes what the stage holds in memory, what waits for a checkpoint left out,
+    /// Ends a batch: writes what the stage holds in memory, what waits for a savepoint left out,
     /// and the position row.
     fn finish(&mut self, batch: &mut Batch);
 
-    /// Writes, between two batches, what only memory holds since the last checkpoint: with it the
+    /// Writes, between two batches, what only memory holds since the last savepoint: with it the
     /// rows are all that [`Stage::load`] needs. A stage whose batches are whole writes nothing.
-    fn checkpoint(&mut self, batch: &mut Batch) {
+    fn savepoint(&mut self, batch: &mut Batch) {
         let _ = batch;
     }
 

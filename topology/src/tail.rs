@@ -1,4 +1,4 @@
-//! The tail: traces that are in open chunks, kept in rows that a checkpoint writes.
+//! The tail: traces that are in open chunks, kept in rows that a savepoint writes.
 //!
 //! A restart reads the rows in order and fills the open chunks again. A trace whose chunk has
 //! closed since is recognised by its segment's last offset and passed over.
@@ -16,10 +16,10 @@ use crate::varint;
 const ZSTD_LEVEL: i32 = -5;
 
 /// Text bytes at which a row is full. A part is never cut, so one row may hold more.
-pub const ROW_BYTES: usize = 2 << 20;
+const ROW_BYTES: usize = 2 << 20;
 
 /// Greatest text of one tail row once unpacked: what is full, and the largest part behind it.
-const ROW_BYTES_MAX: usize = 256 << 20;
+const ROW_BYTES_MAX: usize = 16 << 20;
 
 /// A tail row under construction: the text of traces, and heads that say what they are.
 #[derive(Default)]
@@ -65,7 +65,7 @@ impl TailWriter {
         self.heads.is_empty()
     }
 
-    /// Whether what was added fills a row of [`ROW_BYTES`].
+    /// Whether what was added fills a row.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.text.len() >= ROW_BYTES
@@ -100,7 +100,7 @@ impl TailWriter {
         (row, bytes)
     }
 
-    /// Gives the memory back: a checkpoint is rare, and many partitions have a writer each.
+    /// Gives the memory back: a savepoint is rare, and many partitions have a writer each.
     pub fn rest(&mut self) {
         (self.text, self.heads) = (Vec::new(), Vec::new());
     }

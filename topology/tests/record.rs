@@ -86,17 +86,19 @@ fn run_reloading(log: &Log, seed: u64, batch_max: u64, batches: u64) -> Memory {
         apply(log, &mut stage, &mut rows, at..end);
         at = end;
         if batches > 0 && random.one_in(batches) {
-            checkpoint(&mut stage, &mut rows);
+            savepoint(&mut stage, &mut rows);
             stage = RecordStage::load(setup.clone(), &rows).unwrap();
+        } else if random.one_in(3) {
+            savepoint(&mut stage, &mut rows);
         }
     }
     rows
 }
 
 /// Writes what only the stage holds.
-fn checkpoint(stage: &mut RecordStage, rows: &mut Memory) {
+fn savepoint(stage: &mut RecordStage, rows: &mut Memory) {
     let mut batch = Batch::default();
-    stage.checkpoint(&mut batch);
+    stage.savepoint(&mut batch);
     rows.commit(&batch.changes);
 }
 
@@ -334,7 +336,7 @@ fn a_restart_with_a_smaller_bound_closes_chunks_and_changes_no_file() {
     for (open_bytes_max, offsets) in
         [(500_000, middle..middle + 1), (60_000, middle + 1..middle + 2)]
     {
-        checkpoint(&mut stage, &mut rows);
+        savepoint(&mut stage, &mut rows);
         stage = RecordStage::load(setup(open_bytes_max), &rows).unwrap();
         apply(&log, &mut stage, &mut rows, offsets);
         assert!(stage.tally().closed_early > 0, "all fits in {open_bytes_max} bytes");

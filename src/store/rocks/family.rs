@@ -114,14 +114,13 @@ pub(super) const NEVER_FULL: [(&str, &str); 1] = [("write_buffer_size", "6871947
 /// RocksDB's, where it does not know one of them.
 pub(super) fn database(options: &Options) -> Result<RocksOptions, rocksdb::Error> {
     // The binding has no function for this one. What a closing database holds beyond the last
-    // checkpoint is of no use.
+    // savepoint is of no use.
     let text = "avoid_flush_during_shutdown=true";
     let mut database = RocksOptions::default().get_options_from_string(text)?;
     database.create_if_missing(true);
     database.create_missing_column_families(true);
     database.set_atomic_flush(true);
     database.set_paranoid_checks(true);
-    database.set_write_buffer_manager(options.memory.write_buffers());
     database.set_max_open_files(options.open_files_max);
     database.set_max_background_jobs(2);
     database.set_bytes_per_sync(1 << 20);

@@ -40,7 +40,7 @@ pub struct OpenTracker {
     dirty: bool,
     /// Changed since the view was last published.
     unpublished: bool,
-    /// Changed since the last checkpoint.
+    /// Changed since the last savepoint.
     unsaved: bool,
 }
 
@@ -79,7 +79,7 @@ pub struct OpenSegments {
     retired: Vec<TrackerId>,
     /// Whether this stage has published; what another one did may be of other rows.
     published: bool,
-    /// First offset of each checkpoint that has tail rows, and their bytes unpacked.
+    /// First offset of each savepoint that has tail rows, and their bytes unpacked.
     tail_rows: VecDeque<(Offset, usize)>,
     /// What is open from this offset on is in no tail row yet.
     saved: Offset,
@@ -371,7 +371,7 @@ impl OpenSegments {
                 self.seal_tracker(number, old, setup, counts, position, batch);
             }
         }
-        // Batch-end marks refer to old numbers: write what is open before they change.
+        // What is marked keeps its marks under its new number.
         let mut moved: Vec<OpenTracker> = Vec::new();
         moved.resize_with(router.trackers().len(), OpenTracker::default);
         let places: BTreeMap<TrackerId, u32> = router

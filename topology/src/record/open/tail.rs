@@ -1,4 +1,4 @@
-//! The tail of the open segments: written by a checkpoint, read back by a restart.
+//! The tail of the open segments: written by a savepoint, read back by a restart.
 //!
 //! **Invariant:** the tail's rows, in order of their keys, have each segment's open traces in
 //! order of offset.
@@ -43,9 +43,9 @@ impl OpenSegments {
     }
 
     /// Writes what is open and in no tail row yet. `next` is the offset behind the last batch.
-    pub fn checkpoint(&mut self, next: Offset, batch: &mut Batch) {
+    pub fn savepoint(&mut self, next: Offset, batch: &mut Batch) {
         let from = std::mem::replace(&mut self.saved, next);
-        let mut rows = Rows::under(from);
+        let mut rows = TailRows::under(from);
         for tracker in &mut self.trackers {
             if !std::mem::take(&mut tracker.unsaved) {
                 continue;
@@ -86,7 +86,7 @@ impl OpenSegments {
         let end = self.tail_rows.front().map_or(Offset::MAX, |(from, _)| *from);
         batch.changes.delete_range(tail_key(first), tail_key(end));
         // Under the first key: a load must meet each segment's traces in order.
-        let mut rows = Rows::under(first);
+        let mut rows = TailRows::under(first);
         for segment in self.trackers.iter().flat_map(|tracker| tracker.segments.values()) {
             let parts = segment.parts.in_order().into_iter();
             for part in parts.take_while(|part| part.first_offset() < end) {
@@ -147,14 +147,14 @@ impl OpenSegments {
     }
 }
 
-/// The rows of one checkpoint, written one after another.
-struct Rows {
+/// The rows of one savepoint, written one after another.
+struct TailRows {
     from: Offset,
     count: u32,
     bytes: usize,
 }
 
-impl Rows {
+impl TailRows {
     /// Rows whose keys begin with `from`.
     fn under(from: Offset) -> Self {
         Self { from, count: 0, bytes: 0 }
@@ -183,7 +183,7 @@ impl Rows {
     }
 }
 
-/// What the keys of a checkpoint's tail rows begin with.
+/// What the keys of a savepoint's tail rows begin with.
 fn tail_key(from: Offset) -> Vec<u8> {
     Key::of(Table::Tail).u64(from).done()
 }
