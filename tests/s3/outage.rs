@@ -187,9 +187,9 @@ fn an_outage_leaves_rows_waiting_and_then_they_arrive_in_order() {
     let own: Vec<&String> = kept.created.iter().filter(|key| key.contains("/cts-1/")).collect();
     assert_eq!(own.len() as u64, EFFECTS);
     for (at, key) in own.iter().enumerate() {
-        // In order, but for the puts that are made at the same time.
+        // In order, but for those of one step: while one put waits, others may be far ahead.
         let number: usize = key[key.len() - 10..key.len() - 5].parse().unwrap();
-        assert!(number.abs_diff(at) <= limits.puts, "{key} came as number {at}");
+        assert!(number.abs_diff(at) < limits.effects, "{key} came as number {at}");
     }
     drop(kept);
     for number in (0..EFFECTS).step_by(17) {
