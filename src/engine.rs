@@ -130,7 +130,7 @@ impl Engine {
             signer: settings.signer,
             metrics: Arc::clone(&settings.metrics),
             set_aside: Mutex::default(),
-            flush_failure: Mutex::default(),
+            flush_failure: Arc::default(),
         });
         let background = Threads::new(settings.metrics);
         let bell = background.bell();

@@ -151,8 +151,8 @@ struct Uncommitted {
 /// What follows a commit.
 #[derive(Clone, Copy)]
 enum Then {
-    /// A batch of so many records and bytes is applied.
-    Tell(usize, usize),
+    /// A batch is applied: the step that did it.
+    Tell(Step),
     /// The rows are those of a savepoint: they are made durable, and that is waited for or not.
     Flush(bool),
 }
@@ -239,8 +239,8 @@ where
         if let Some(uncommitted) = self.uncommitted.take() {
             let then = uncommitted.then;
             self.commit(uncommitted, committed)?;
-            if let Then::Tell(records, bytes) = then {
-                return Ok(Step::Applied { records, bytes });
+            if let Then::Tell(step) = then {
+                return Ok(step);
             }
         }
         if self.owes_savepoint || self.store.wants_flush() || self.has_waited() {
@@ -277,10 +277,9 @@ where
             batch.changes.put(key::single(Table::Applied), applied.encode());
         }
         self.stage = Some(stage);
-        let Taken { records, bytes, .. } = taken;
-        let then = Then::Tell(records, bytes);
-        self.commit(Uncommitted { changes: batch.changes, then }, committed)?;
-        Ok(Step::Applied { records, bytes })
+        let step = Step::Applied { records: taken.records, bytes: taken.bytes };
+        self.commit(Uncommitted { changes: batch.changes, then: Then::Tell(step) }, committed)?;
+        Ok(step)
     }
 
     /// Commits, and does what follows; what cannot be committed is kept for the next step.
@@ -296,7 +295,7 @@ where
             return Err(error);
         }
         match uncommitted.then {
-            Then::Tell(..) => {
+            Then::Tell(_) => {
                 if let Some(stage) = &mut self.stage {
                     self.progress.store(stage.position());
                     committed(stage, &uncommitted.changes);
@@ -311,7 +310,8 @@ where
         Ok(())
     }
 
-    /// Puts into the rows what only the stage holds, and begins to make them durable.
+    /// Puts into the rows what only the stage holds, and makes them durable: waits for the end of
+    /// that, or only begins it.
     fn savepoint(&mut self, wait: bool) -> Result<(), store::Error> {
         let turns = self.turns.clone();
         let _turn = turns.as_ref().and_then(|turns| turns.take(&|| true));
@@ -380,8 +380,6 @@ where
             self.apply(stage, &marked, batch);
             taken.records += self.records.len();
             taken.bytes += self.records.bytes_len();
-            // State from before a gap would be of no use once more is gone.
-            self.owes_savepoint |= self.records.iter().any(|record| record.kind == Kind::Gap);
             // A gap is no record that could be read again.
             if let Some(last) = self.records.last().filter(|last| last.kind != Kind::Gap) {
                 taken.last = Some(Applied::of(&last));
@@ -435,6 +433,8 @@ where
                 },
                 Kind::Unknown => Body::Unknown(record.value),
                 Kind::Gap => {
+                    // State from before a gap would be of no use once more is gone.
+                    self.owes_savepoint = true;
                     let from = record.value.try_into().map_or(record.offset, u64::from_be_bytes);
                     Body::Gap { from }
                 }

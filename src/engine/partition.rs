@@ -1,6 +1,6 @@
 //! The jobs of one partition: worker and outbox; its [`upkeep`](super::upkeep) beside them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use ::metrics::Histogram;
@@ -14,13 +14,13 @@ use trailproof_topology::trace::Reason;
 use super::pace::Pace;
 use super::pending::Pending;
 use super::shares::Shares;
+use super::slot::FlushFailure;
 use super::threads::{Bell, Fault, Job, Threads};
 use super::upkeep::{UpkeepJob, start_scrub};
 use crate::indexer::{Backlog, Indexer};
 use crate::log::{Log, Publisher};
 use crate::metrics::{self, Metrics};
 use crate::outbox::{self, Delivered, Outbox};
-use crate::store;
 use crate::store::rocks::RocksStore;
 use crate::turns::Turns;
 use crate::view::Published;
@@ -44,7 +44,7 @@ pub struct Parts {
     /// What worker and outbox know of each other.
     pub progress: Arc<Progress>,
     /// Where the worker puts why it could not save its state at the end.
-    pub unsaved: Arc<Mutex<Option<store::Error>>>,
+    pub flush_failure: FlushFailure,
     /// How fast all partitions verify their rows.
     pub scrub_pace: Arc<Pace>,
 }
@@ -70,22 +70,25 @@ pub struct RecordParts {
 /// # Errors
 /// The operating system's.
 pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std::io::Result<()> {
-    let Parts { partition, store, catalogs, log, outbox, progress, unsaved, scrub_pace } = parts;
+    let Parts { partition, store, catalogs, log, outbox, progress, flush_failure, scrub_pace } =
+        parts;
     let RecordParts { topic_id, shares, batch_turns, index_turns, published, view_days } = record;
     let setup = Setup { partition, topic_id, open_bytes_max: shares.open_bytes_max };
     let worker = Worker::new(setup, log, Arc::clone(&store), catalogs, Arc::clone(&progress))
         .with_batch_bytes(shares.batch_bytes_max)
         .with_turns(batch_turns);
+    let name = format!("record-{partition}");
     let backlog = Backlog::default();
     let (lanes, mut bells) = outbox_jobs(outbox, true, &store, threads);
     let upkeep = threads.bell();
     bells.push(Arc::clone(&upkeep));
     let job = WorkerJob {
+        name: name.clone(),
         worker,
         store: Arc::clone(&store),
         seconds: threads.metrics().histogram(metrics::BATCH_SECONDS, &[("stage", "record")]),
         bells,
-        unsaved,
+        flush_failure,
         committed: {
             let (published, backlog) = (published.clone(), backlog.clone());
             let metrics = Arc::clone(threads.metrics());
@@ -98,7 +101,6 @@ pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std
             })
         },
     };
-    let name = format!("record-{partition}");
     threads.start(name.clone(), job)?;
     for job in lanes {
         threads.start(format!("{name}-{}", job.name()), job)?;
@@ -123,18 +125,20 @@ pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std
 /// # Errors
 /// The operating system's.
 pub fn start_digest(parts: Parts, setup: DigestSetup, threads: &Threads) -> std::io::Result<()> {
-    let Parts { partition, store, catalogs, log, outbox, progress, unsaved, scrub_pace } = parts;
+    let Parts { partition, store, catalogs, log, outbox, progress, flush_failure, scrub_pace } =
+        parts;
     let name = format!("digest-{partition}");
     let worker = Worker::new(setup, log, Arc::clone(&store), catalogs, progress);
     let (lanes, bells) = outbox_jobs(outbox, false, &store, threads);
     let (alarms, of) = (threads.alarms(), format!("{name}-refused"));
     let refused = threads.metrics().counter(metrics::FILES_REFUSED, &[]);
     let job = WorkerJob {
+        name: name.clone(),
         worker,
         store: Arc::clone(&store),
         seconds: threads.metrics().histogram(metrics::BATCH_SECONDS, &[("stage", "digest")]),
         bells,
-        unsaved,
+        flush_failure,
         committed: Box::new(move |stage: &mut DigestStage, _: &Changes| {
             let counts = stage.take_counts();
             let Some(reason) = counts.refusal else { return };
@@ -174,12 +178,13 @@ fn outbox_jobs(
 type Committed<S> = Box<dyn FnMut(&mut S, &Changes) + Send>;
 
 struct WorkerJob<S: Stage> {
+    name: String,
     worker: Worker<S, Box<dyn Log + Send>, Arc<RocksStore>>,
     store: Arc<RocksStore>,
     /// Times of the steps that applied something.
     seconds: Histogram,
     bells: Vec<Arc<Bell>>,
-    unsaved: Arc<Mutex<Option<store::Error>>>,
+    flush_failure: FlushFailure,
     committed: Committed<S>,
 }
 
@@ -212,7 +217,10 @@ impl<S: Stage<Setup: Send> + Send> Job for WorkerJob<S> {
         if !self.store.is_damaged()
             && let Err(error) = self.worker.save(&mut self.committed)
         {
-            *self.unsaved.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            // The log has the records all the same: they are applied again.
+            tracing::warn!(job = self.name, %error, "the state was not flushed");
+            let mut failure = self.flush_failure.lock().unwrap_or_else(PoisonError::into_inner);
+            failure.get_or_insert(error);
         }
     }
 }

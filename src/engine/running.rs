@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** queries see a partition only once it holds what the log held when it was opened.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use trailproof_topology::digest_stage::DigestSetup;
@@ -39,8 +39,6 @@ pub(super) struct Running {
     pub(super) target: Offset,
     store: Arc<RocksStore>,
     published: Published,
-    /// Why its worker could not save its state at the end.
-    unsaved: Arc<Mutex<Option<store::Error>>>,
 }
 
 impl Running {
@@ -73,7 +71,6 @@ impl Running {
             target,
             store: Arc::clone(&store),
             published: Published::default(),
-            unsaved: Arc::default(),
         };
         let catalogs = context.history.lookup();
         let log = context.broker.reader(topic, partition).map_err(log_fault)?;
@@ -85,9 +82,9 @@ impl Running {
             }
         };
         let scrub_pace = Arc::clone(&context.scrub_pace);
-        let unsaved = Arc::clone(&running.unsaved);
+        let flush_failure = Arc::clone(&context.flush_failure);
         let parts =
-            Parts { partition, store, catalogs, log, outbox, progress, unsaved, scrub_pace };
+            Parts { partition, store, catalogs, log, outbox, progress, flush_failure, scrub_pace };
         let started = running.start_jobs(topic, parts, context);
         if let Err(error) = started {
             slot.end_gate();
@@ -172,13 +169,6 @@ impl Running {
         // Its outbox waits for no turn and begins no put any more, whoever asked it to end.
         slot.end_gate();
         self.threads.stop();
-        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(error) = unsaved {
-            // The log has the records all the same: they are applied again.
-            tracing::warn!(job = slot.name, %error, "the state was not flushed");
-            let mut failure = context.flush_failure.lock().unwrap_or_else(PoisonError::into_inner);
-            failure.get_or_insert(error);
-        }
     }
 }
 

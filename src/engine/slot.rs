@@ -61,9 +61,11 @@ pub(super) struct Context {
     pub(super) metrics: Arc<Metrics>,
     /// Folders of damaged state that were set aside.
     pub(super) set_aside: Mutex<Vec<PathBuf>>,
-    /// The first flush at closing that failed.
-    pub(super) flush_failure: Mutex<Option<store::Error>>,
+    pub(super) flush_failure: FlushFailure,
 }
+
+/// The first flush at closing that failed, of all partitions.
+pub(super) type FlushFailure = Arc<Mutex<Option<store::Error>>>;
 
 /// An input partition.
 pub(super) type Input = (Topic, u32);

@@ -126,7 +126,7 @@ fn a_flush_that_was_begun_is_the_state_after_one_commit() {
     let store = open(folder.path()).unwrap();
     (0..200).for_each(|number| commit(&store, number).unwrap());
     store.begin_flush().unwrap();
-    // The next one waits for it, and is lost.
+    // The next one waits for it, and may come to its end too.
     (200..300).for_each(|number| commit(&store, number).unwrap());
     store.begin_flush().unwrap();
     (300..400).for_each(|number| commit(&store, number).unwrap());

@@ -19,7 +19,7 @@ use trailproof_topology::record::{RecordStage, Setup};
 use trailproof_topology::run::tier::Tiers;
 use trailproof_topology::sign::FakeSigner;
 use trailproof_topology::stage::{LoadError, Stage};
-use trailproof_topology::state::Rows;
+use trailproof_topology::state::{Changes, Rows};
 
 use super::hub::Hub;
 use super::logs::{Reader, SimPublisher};
@@ -130,7 +130,7 @@ pub(crate) trait Node {
     /// Makes durable what is applied, as a process does before it ends.
     fn flush(&mut self);
     fn lose(&self);
-    /// The same partition under a new owner, from a checkpoint of this one or from nothing.
+    /// The same partition under a new owner, from a savepoint of this one or from nothing.
     fn successor(&self, restored: bool) -> Box<dyn Node>;
     /// Turns columns into runs.
     fn index(&mut self) -> Result<bool, String>;
@@ -237,6 +237,19 @@ impl<S: Simulated + 'static> Owner<S> {
     }
 }
 
+/// Tells indexer and queries of a commit.
+fn tell<S: Simulated>(
+    stage: &mut Planted<S>,
+    changes: &Changes,
+    columns: &Backlog,
+    (published, before): (&Published, &OpenView),
+) {
+    columns.committed(changes);
+    if let Some(view) = stage.inner.view(before) {
+        published.publish(view);
+    }
+}
+
 fn catalogs(hub: &Arc<Hub>) -> Catalogs {
     let hub = Arc::clone(hub);
     Arc::new(move |mark| {
@@ -263,11 +276,8 @@ impl<S: Simulated + 'static> Node for Owner<S> {
         let mut relieved = (0, 0);
         let columns = alive.columns.clone();
         let outcome = alive.worker.step(&mut |stage, changes| {
-            columns.committed(changes);
             relieved = stage.inner.relieved();
-            if let Some(view) = stage.inner.view(&before) {
-                published.publish(view);
-            }
+            tell(stage, changes, &columns, (&published, &before));
         });
         if let Ok(Step::Applied { records, .. }) = outcome {
             took = records;
@@ -338,10 +348,7 @@ impl<S: Simulated + 'static> Node for Owner<S> {
         let Some(alive) = &mut self.alive else { return };
         let columns = alive.columns.clone();
         let outcome = alive.worker.save(&mut |stage, changes| {
-            columns.committed(changes);
-            if let Some(view) = stage.inner.view(&before) {
-                published.publish(view);
-            }
+            tell(stage, changes, &columns, (&published, &before));
         });
         self.hub.say(|| format!("{name} saves: {outcome:?}"));
         self.hub.mark(if outcome.is_ok() { "a state is saved" } else { "saving fails" });

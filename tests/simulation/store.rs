@@ -47,6 +47,15 @@ impl SimStore {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// What becomes of a write, and its mark.
+    fn verdict(&self, done: &'static str, fails: &'static str) -> Verdict {
+        let mut inner = self.hub.lock();
+        let rate = inner.faults.rates.commit;
+        let verdict = inner.faults.verdict(rate);
+        inner.mark(if verdict == Verdict::Go { done } else { fails });
+        verdict
+    }
+
     /// Rows as of the last commit.
     pub(crate) fn rows(&self) -> Arc<Memory> {
         Arc::clone(&self.state().current)
@@ -104,15 +113,7 @@ impl StateStore for SimStore {
     }
 
     fn commit(&self, changes: &Changes) -> Result<(), Error> {
-        let verdict = {
-            let mut inner = self.hub.lock();
-            let rate = inner.faults.rates.commit;
-            let verdict = inner.faults.verdict(rate);
-            if verdict != Verdict::Go {
-                inner.mark("a commit fails");
-            }
-            verdict
-        };
+        let verdict = self.verdict("a commit", "a commit fails");
         let mut state = self.state();
         let dead = self.hub.lock().faults.crashed;
         if verdict == Verdict::Go || (verdict == Verdict::Lost && dead) {
@@ -126,20 +127,13 @@ impl StateStore for SimStore {
     }
 
     fn wants_flush(&self) -> bool {
+        let wanted = self.hub.lock().commits_per_flush;
         let state = self.state();
-        let new = state.unsynced.len() - state.begun.last().unwrap_or(&0);
-        drop(state);
-        new >= self.hub.lock().commits_per_flush
+        state.unsynced.len() - state.begun.last().unwrap_or(&0) >= wanted
     }
 
     fn begin_flush(&self) -> Result<(), Error> {
-        let verdict = {
-            let mut inner = self.hub.lock();
-            let rate = inner.faults.rates.commit;
-            let verdict = inner.faults.verdict(rate);
-            inner.mark(if verdict == Verdict::Go { "a savepoint" } else { "a flush fails" });
-            verdict
-        };
+        let verdict = self.verdict("a savepoint", "a flush fails");
         let mut state = self.state();
         if verdict != Verdict::Fail {
             let commits = state.unsynced.len();

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::chunk::Part;
+use crate::input::Offset;
 
 /// The parts of an open chunk; a copy shares them all.
 #[derive(Clone, Default)]
@@ -46,10 +47,20 @@ impl Parts {
     /// The parts in order of offset.
     #[must_use]
     pub fn in_order(&self) -> Vec<&Part> {
-        let mut parts: Vec<&Part> = self.newest_first().map(|linked| &linked.part).collect();
-        parts.reverse();
-        parts
+        reversed(self.newest_first())
     }
+
+    /// The parts that begin at `from` or behind it, in order of offset.
+    #[must_use]
+    pub fn since(&self, from: Offset) -> Vec<&Part> {
+        reversed(self.newest_first().take_while(|part| part.first_offset() >= from))
+    }
+}
+
+fn reversed<'a>(newest_first: impl Iterator<Item = &'a Arc<Linked>>) -> Vec<&'a Part> {
+    let mut parts: Vec<&Part> = newest_first.map(|linked| &linked.part).collect();
+    parts.reverse();
+    parts
 }
 
 /// Without those before it.

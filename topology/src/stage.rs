@@ -87,9 +87,7 @@ pub trait Stage: Sized {
 
     /// Writes, between two batches, what only memory holds since the last savepoint: with it the
     /// rows are all that [`Stage::load`] needs. A stage whose batches are whole writes nothing.
-    fn savepoint(&mut self, batch: &mut Batch) {
-        let _ = batch;
-    }
+    fn savepoint(&mut self, _batch: &mut Batch) {}
 
     /// Where the stage stands.
     fn position(&self) -> &Position;

@@ -92,6 +92,11 @@ fn damage(table: &'static str, reason: &str) -> Damage {
     Damage { table, reason: reason.to_owned() }
 }
 
+/// The bytes of a row that is one number.
+fn eight(row: &[u8], table: &'static str) -> Result<[u8; 8], Damage> {
+    row.try_into().map_err(|_| damage(table, "not 8 bytes"))
+}
+
 /// Loads a stage; from no rows, the stage before the first record.
 pub(super) fn stage<R: Rows>(setup: Setup, rows: &R) -> Result<RecordStage, LoadError<R::Error>>
 where
@@ -135,8 +140,7 @@ where
     R::Error: std::error::Error + 'static,
 {
     let row = rows.get(&single(Table::Savepoint)).map_err(LoadError::Store)?;
-    let next = row.map_or(Ok(0), |row| row.as_slice().try_into().map(u64::from_be_bytes));
-    let next = next.map_err(|_| damage("savepoint", "not 8 bytes"))?;
+    let next = row.map_or(Ok(0), |row| eight(&row, "savepoint").map(u64::from_be_bytes))?;
     if next == position.next_offset {
         return Ok(());
     }
@@ -220,10 +224,7 @@ where
 {
     let not_before = match rows.get(&not_before_key()).map_err(LoadError::Store)? {
         None => None,
-        Some(row) => {
-            let bytes = row.as_slice().try_into().map_err(|_| damage("catalog", "not 8 bytes"))?;
-            Some(Millis::from_be_bytes(bytes))
-        }
+        Some(row) => Some(Millis::from_be_bytes(eight(&row, "catalog")?)),
     };
     stage.open.set_not_before(not_before);
     stage.open.begin(stage.position.stream_time_ms, router.catalog().cycle_ms);

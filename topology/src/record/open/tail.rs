@@ -25,6 +25,11 @@ impl OpenSegments {
         }
         let bounded = invariant::within(self.open_bytes as u64, self.open_bytes_max as u64);
         assert!(bounded, "I10: more text is open than may be");
+        self.settle_all();
+    }
+
+    /// Moves what the pool holds to where it belongs, and begins with no tracker changed.
+    fn settle_all(&mut self) {
         self.settle();
         for number in std::mem::take(&mut self.dirty) {
             self.trackers[number as usize].dirty = false;
@@ -51,11 +56,7 @@ impl OpenSegments {
                 continue;
             }
             for segment in tracker.segments.values() {
-                let newest = segment.parts.newest_first();
-                let mut parts: Vec<_> =
-                    newest.take_while(|part| part.first_offset() >= from).collect();
-                parts.reverse();
-                for part in parts {
+                for part in segment.parts.since(from) {
                     rows.add(&mut self.tail, &segment.id, part, batch);
                 }
             }
@@ -134,11 +135,7 @@ impl OpenSegments {
             Some((_, kept)) => *kept += bytes,
             None => self.tail_rows.push_back((from, bytes)),
         }
-        self.settle();
-        for number in std::mem::take(&mut self.dirty) {
-            let tracker = &mut self.trackers[number as usize];
-            (tracker.dirty, tracker.unsaved) = (false, false);
-        }
+        self.settle_all();
     }
 
     /// Notes that the rows, as of offset `next`, have all that is open.
