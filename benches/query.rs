@@ -17,7 +17,7 @@ use trailproof::store::rocks::{Options, RocksStore};
 use trailproof::view::{Published, View, Viewed};
 use trailproof_topology::attribute::Attribute;
 use trailproof_topology::key::{self, Table};
-use trailproof_topology::query::predicate::Text;
+use trailproof_topology::query::predicate::Texts;
 use trailproof_topology::query::{Axis, Histogram, Order, Predicate, Query, Test};
 use trailproof_topology::state::{Changes, Rows};
 
@@ -234,8 +234,8 @@ fn counts() -> Vec<Case> {
         (
             "count_contains_name",
             (|random| {
-                let text = Text::new(&format!("NAME-{}", random.below(NAMES)));
-                let test = Test::Contains(vec![text]);
+                let text = format!("NAME-{}", random.below(NAMES));
+                let test = Test::Contains(Texts::new([text]));
                 count(with(vec![Predicate::new(Attribute::ResourceName, test)]))
             }),
         ),
@@ -253,8 +253,8 @@ fn counts() -> Vec<Case> {
         (
             "count_not_any_of_four_texts",
             (|random| {
-                let mut text = || Text::new(&format!("NAME-{}", random.below(NAMES)));
-                let test = Test::Contains((0..4).map(|_| text()).collect());
+                let texts = (0..4).map(|_| format!("NAME-{}", random.below(NAMES)));
+                let test = Test::Contains(Texts::new(texts));
                 count(with(vec![!Predicate::new(Attribute::ResourceName, test)]))
             }),
         ),

@@ -24,7 +24,7 @@ impl MemoryBudget {
     /// fixed write buffers, so that a burst there flushes no state and the reverse.
     #[must_use]
     pub fn new(cache_bytes: usize, write_buffer_bytes: usize) -> Self {
-        let cache = Cache::new_lru_cache(cache_bytes);
+        let cache = Cache::new_hyper_clock_cache(cache_bytes, 0);
         Self { cache, write_buffer_bytes, unflushed_bytes: Arc::default() }
     }
 

@@ -12,7 +12,7 @@ use std::ops::Range;
 use trailproof_topology::attribute::Attribute;
 use trailproof_topology::catalog::{Account, Catalog};
 use trailproof_topology::input::Millis;
-use trailproof_topology::query::predicate::Text;
+use trailproof_topology::query::predicate::Texts;
 use trailproof_topology::query::{Predicate, Query, Test, VALUES_MAX};
 
 use super::error::{ApiError, ApiResult};
@@ -73,7 +73,7 @@ impl Field {
     fn predicate(self, values: Vec<String>) -> Predicate {
         let test = match self.operator {
             Some('^') => Test::Begins(values),
-            Some(_) => Test::Contains(values.iter().map(|value| Text::new(value)).collect()),
+            Some(_) => Test::Contains(Texts::new(&values)),
             None => Test::Equals(values),
         };
         Predicate { attribute: self.attribute, test, negate: self.negate }

@@ -199,20 +199,20 @@ fn finish_run<R: Readable>(
     if let (Shape::Dictionary { values, .. }, None) = (run.shape(attribute), counts) {
         tally.reserve(usize::from(values));
     }
-    dictionary::visit_pieces(run.rows, &run.header.id, attribute as u8, &mut |values| {
-        let counted: Vec<(&[u8], u64)> = values
-            .iter()
-            .map(|value| match counts {
-                Some(counts) => {
-                    (value.bytes, counts.get(usize::from(value.code)).copied().unwrap_or(0))
-                }
-                None => (value.bytes, value.count),
-            })
-            .filter(|(_, count)| *count > 0)
-            .map(|(value, count)| (value, u64::from(count)))
-            .collect();
-        tally.add_all(&counted);
-        left = left.saturating_sub(counted.len());
+    tally.rewind();
+    dictionary::visit_pieces(run.rows, &run.header.id, attribute as u8, b"", &mut |values| {
+        let counted = values.filter_map(|value| {
+            let count = match counts {
+                Some(counts) => counts.get(usize::from(value.code)).copied().unwrap_or(0),
+                None => value.count,
+            };
+            if count == 0 {
+                return None;
+            }
+            left = left.saturating_sub(1);
+            Some((value.bytes, u64::from(count)))
+        });
+        tally.add_all(counted);
         left > 0
     })
 }

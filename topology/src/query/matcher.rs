@@ -333,19 +333,19 @@ fn visit_passing<R: Readable>(
             // What begins with a longer one begins with the shorter one too.
             prefixes.dedup_by(|longer, kept| longer.starts_with(kept));
             for prefix in prefixes {
-                dictionary::visit_from(rows, id, attribute, zones, prefix, &mut |value| {
+                dictionary::visit_from(rows, id, attribute, prefix, &mut |value| {
                     let passes = value.bytes.starts_with(prefix);
                     if passes {
-                        take((value.code, value.count, value.blocks));
+                        take((value.code, value.count, value.blocks.bits(zones)));
                     }
                     passes
                 })?;
             }
         }
         By::Contains(texts) => {
-            dictionary::visit_from(rows, id, attribute, zones, b"", &mut |value| {
-                if texts.iter().any(|text| text.is_in(value.bytes)) {
-                    take((value.code, value.count, value.blocks));
+            dictionary::visit_from(rows, id, attribute, b"", &mut |value| {
+                if texts.any_in(value.bytes) {
+                    take((value.code, value.count, value.blocks.bits(zones)));
                 }
                 true
             })?;

@@ -1,9 +1,14 @@
 //! Tallies: how often each value occurs.
 
+use std::cmp::Ordering;
+
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Most distinct values a tally takes.
 pub const VALUES_MAX: usize = 1_000_000;
+
+/// Most entries that are passed over for one value.
+const STEPS_MAX: usize = 8;
 
 /// Counts by value. Values that come after [`VALUES_MAX`] distinct ones are not counted, and the
 /// tally says so.
@@ -13,6 +18,8 @@ pub struct Tally {
     entries: Vec<Entry>,
     /// Per slot: one more than an entry's index, and the upper half of its hash.
     slots: Vec<u64>,
+    /// The entry that is compared with the next value first.
+    next: usize,
     overflow: bool,
 }
 
@@ -34,11 +41,50 @@ impl Tally {
         }
     }
 
-    /// Adds occurrences of many values.
+    /// Says that the next values come from a list of their own, in ascending order.
+    pub fn rewind(&mut self) {
+        self.next = 0;
+    }
+
+    /// Adds occurrences of many values, in ascending order since [`Tally::rewind`].
     ///
+    /// One dictionary is much like another. So the tally is walked beside the values as far as
+    /// both ascend together, and only what is not met there is looked up by its hash.
+    pub fn add_all<'v>(&mut self, values: impl Iterator<Item = (&'v [u8], u64)>) {
+        let mut missed = Vec::new();
+        for (value, count) in values {
+            if !self.add_met(value, count) {
+                missed.push((value, count));
+            }
+        }
+        if !missed.is_empty() {
+            self.add_missed(&missed);
+        }
+    }
+
+    /// Adds to the next entry that is not less than `value`, where that is its own and near.
+    #[inline]
+    fn add_met(&mut self, value: &[u8], count: u64) -> bool {
+        for _ in 0..STEPS_MAX {
+            let Some(entry) = self.entries.get_mut(self.next) else { return false };
+            let known = &self.bytes[entry.start as usize..][..entry.length as usize];
+            match known.cmp(value) {
+                Ordering::Less => self.next += 1,
+                Ordering::Equal => {
+                    entry.count += count;
+                    self.next += 1;
+                    return true;
+                }
+                Ordering::Greater => return false,
+            }
+        }
+        false
+    }
+
     /// A large tally does not fit the processor's caches. So the memory that a batch needs is
     /// touched first, for all its values at once, and the waits overlap.
-    pub fn add_all(&mut self, values: &[(&[u8], u64)]) {
+    fn add_missed(&mut self, values: &[(&[u8], u64)]) {
+        let at_end = self.next == self.entries.len();
         self.reserve(values.len());
         let mask = self.slots.len() - 1;
         let hashes: Vec<u64> = values.iter().map(|(value, _)| xxh3_64(value)).collect();
@@ -55,6 +101,9 @@ impl Tally {
         std::hint::black_box(touched);
         for ((value, count), hash) in values.iter().zip(hashes) {
             self.add_hashed(value, *count, hash);
+        }
+        if at_end {
+            self.next = self.entries.len();
         }
     }
 
@@ -95,10 +144,9 @@ impl Tally {
     /// Adds all of another tally.
     pub fn merge(&mut self, other: &Self) {
         self.reserve(other.entries.len());
+        self.rewind();
         for entries in other.entries.chunks(256) {
-            let values: Vec<(&[u8], u64)> =
-                entries.iter().map(|entry| (other.value(entry), entry.count)).collect();
-            self.add_all(&values);
+            self.add_all(entries.iter().map(|entry| (other.value(entry), entry.count)));
         }
         self.overflow |= other.overflow;
     }
@@ -180,5 +228,28 @@ mod tests {
         }
         assert!(all.windows(2).all(|w| (w[1].1, &w[0].0) < (w[0].1, &w[1].0)));
         assert!(tally.top(0).is_empty() && !tally.is_cut());
+    }
+
+    #[test]
+    fn dictionaries_that_differ_add_up() {
+        let mut tally = Tally::default();
+        let mut wanted = std::collections::BTreeMap::<Vec<u8>, u64>::new();
+        // Each list has other gaps, some wider than what is passed over for one value.
+        for (step, from) in [(3u32, 0), (1, 40), (50, 7), (2, 0), (1, 0), (7, 900)] {
+            let values: Vec<Vec<u8>> = (from..1_000)
+                .step_by(step as usize)
+                .map(|at| format!("value {at:04}").into_bytes())
+                .collect();
+            tally.rewind();
+            for piece in values.chunks(64) {
+                tally.add_all(piece.iter().map(|value| (value.as_slice(), u64::from(step))));
+            }
+            for value in values {
+                *wanted.entry(value).or_default() += u64::from(step);
+            }
+        }
+        let mut found = tally.top(usize::MAX);
+        found.sort_unstable();
+        assert_eq!(found, wanted.into_iter().collect::<Vec<_>>());
     }
 }

@@ -22,8 +22,8 @@ pub struct Value<'a> {
     pub code: u16,
     /// Traces that have it.
     pub count: u32,
-    /// The blocks in which they are, a bit each.
-    pub blocks: u128,
+    /// The blocks in which they are.
+    pub blocks: Blocks<'a>,
     /// The value.
     pub bytes: &'a [u8],
 }
@@ -95,39 +95,87 @@ fn put_blocks(out: &mut Vec<u8>, blocks: u128, all: u128) {
     }
 }
 
-fn take_blocks(piece: &mut &[u8], all: u128) -> Option<u128> {
-    match varint::take_bytes(piece, 1)?[0] {
-        ALL_BLOCKS => Some(all),
-        MASK_BLOCKS => {
-            Some(u128::from_le_bytes(varint::take_bytes(piece, 16)?.try_into().ok()?) & all)
+/// The blocks in which a value occurs, as they were written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocks<'a> {
+    /// All of the run.
+    All,
+    /// A bit each, little-endian.
+    Mask(&'a [u8; 16]),
+    /// One by one, below [`BLOCKS_MAX`].
+    Listed(&'a [u8]),
+}
+
+impl<'a> Blocks<'a> {
+    fn take(piece: &mut &'a [u8]) -> Option<Self> {
+        match varint::take_bytes(piece, 1)?[0] {
+            ALL_BLOCKS => Some(Self::All),
+            MASK_BLOCKS => Some(Self::Mask(varint::take_bytes(piece, 16)?.try_into().ok()?)),
+            listed => {
+                let listed = varint::take_bytes(piece, usize::from(listed))?;
+                let known = listed.iter().all(|at| usize::from(*at) < BLOCKS_MAX);
+                known.then_some(Self::Listed(listed))
+            }
         }
-        listed => varint::take_bytes(piece, usize::from(listed))?
-            .iter()
-            .try_fold(0, |blocks, at| Some(blocks | 1u128.checked_shl(u32::from(*at))?)),
+    }
+
+    /// A bit for each block of a run with so many.
+    #[must_use]
+    pub fn bits(self, blocks: usize) -> u128 {
+        match self {
+            Self::All => all_blocks(blocks),
+            Self::Mask(bits) => u128::from_le_bytes(*bits) & all_blocks(blocks),
+            Self::Listed(listed) => listed.iter().fold(0, |bits, at| bits | 1 << at),
+        }
     }
 }
 
-/// Visits the values of a piece in order until `visit` returns false. `Some(false)` says that it
-/// did; `None` that the piece is damaged.
-pub fn visit_piece(
-    mut piece: &[u8],
-    blocks: usize,
-    visit: &mut dyn FnMut(Value<'_>) -> bool,
-) -> Option<bool> {
-    let all = all_blocks(blocks);
-    let piece = &mut piece;
-    let mut code = u16::from_le_bytes(varint::take_bytes(piece, 2)?.try_into().ok()?);
-    while !piece.is_empty() {
-        let length = usize::try_from(varint::take(piece)?).ok()?;
-        let count = u32::try_from(varint::take(piece)?).ok()?;
-        let blocks = take_blocks(piece, all)?;
-        let bytes = varint::take_bytes(piece, length)?;
-        if !visit(Value { code, count, blocks, bytes }) {
-            return Some(false);
-        }
-        code = code.wrapping_add(1);
+/// The values of a piece, in order.
+#[derive(Debug)]
+pub struct Values<'a> {
+    left: &'a [u8],
+    code: u16,
+    intact: bool,
+}
+
+impl<'a> Values<'a> {
+    /// Reads a piece.
+    #[must_use]
+    pub fn of(mut piece: &'a [u8]) -> Self {
+        let code = varint::take_bytes(&mut piece, 2).and_then(|code| code.try_into().ok());
+        let intact = code.is_some();
+        Self { left: piece, code: code.map_or(0, u16::from_le_bytes), intact }
     }
-    Some(true)
+
+    /// Whether everything that was read so far decoded.
+    #[must_use]
+    pub fn is_intact(&self) -> bool {
+        self.intact
+    }
+
+    fn take(&mut self) -> Option<Value<'a>> {
+        let length = usize::try_from(varint::take(&mut self.left)?).ok()?;
+        let count = u32::try_from(varint::take(&mut self.left)?).ok()?;
+        let blocks = Blocks::take(&mut self.left)?;
+        let bytes = varint::take_bytes(&mut self.left, length)?;
+        let code = self.code;
+        self.code = code.wrapping_add(1);
+        Some(Value { code, count, blocks, bytes })
+    }
+}
+
+impl<'a> Iterator for Values<'a> {
+    type Item = Value<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Value<'a>> {
+        if !self.intact || self.left.is_empty() {
+            return None;
+        }
+        let value = self.take();
+        self.intact = value.is_some();
+        value
+    }
 }
 
 /// Visits the values of a dictionary that are not less than `from`, in order, until `visit`
@@ -139,25 +187,19 @@ pub fn visit_from<R: Readable>(
     rows: &R,
     run: &RunId,
     attribute: u8,
-    blocks: usize,
     from: &[u8],
     visit: &mut dyn FnMut(Value<'_>) -> bool,
 ) -> Read<(), R> {
-    let start = run.section(Section::Dictionary, attribute).raw(from).done();
-    let (_, end) = run.section(Section::Dictionary, attribute).range();
-    let (mut intact, mut before) = (Some(true), !from.is_empty());
-    rows.scan(&start, &end, &mut |_, piece| {
-        intact = visit_piece(piece, blocks, &mut |value| {
+    let mut before = !from.is_empty();
+    visit_pieces(rows, run, attribute, from, &mut |values| {
+        values.all(|value| {
             before = before && value.bytes < from;
             before || visit(value)
-        });
-        intact == Some(true)
+        })
     })
-    .map_err(crate::stage::LoadError::Store)?;
-    whole(intact.map(|_| ()), "a dictionary piece does not decode")
 }
 
-/// Visits the pieces of a whole dictionary, each as a list of values, until `visit` returns false.
+/// Visits the pieces of a dictionary from the one that has `from` on, until `visit` returns false.
 ///
 /// # Errors
 /// As [`visit_from`].
@@ -165,33 +207,20 @@ pub fn visit_pieces<R: Readable>(
     rows: &R,
     run: &RunId,
     attribute: u8,
-    visit: &mut dyn FnMut(&[Value<'_>]) -> bool,
+    from: &[u8],
+    visit: &mut dyn FnMut(&mut Values<'_>) -> bool,
 ) -> Read<(), R> {
-    let (start, end) = run.section(Section::Dictionary, attribute).range();
+    let start = run.section(Section::Dictionary, attribute).raw(from).done();
+    let (_, end) = run.section(Section::Dictionary, attribute).range();
     let mut intact = true;
     rows.scan(&start, &end, &mut |_, piece| {
-        let values = values_of(piece);
-        intact = values.is_some();
-        values.is_some_and(|values| visit(&values))
+        let mut values = Values::of(piece);
+        let more = visit(&mut values);
+        intact = values.is_intact();
+        more && intact
     })
     .map_err(crate::stage::LoadError::Store)?;
     whole(intact.then_some(()), "a dictionary piece does not decode")
-}
-
-/// The values of a piece; their blocks are not read.
-fn values_of(mut piece: &[u8]) -> Option<Vec<Value<'_>>> {
-    let piece = &mut piece;
-    let mut code = u16::from_le_bytes(varint::take_bytes(piece, 2)?.try_into().ok()?);
-    let mut values = Vec::with_capacity(piece.len() / 16);
-    while !piece.is_empty() {
-        let length = usize::try_from(varint::take(piece)?).ok()?;
-        let count = u32::try_from(varint::take(piece)?).ok()?;
-        take_blocks(piece, 0)?;
-        let bytes = varint::take_bytes(piece, length)?;
-        values.push(Value { code, count, blocks: 0, bytes });
-        code = code.wrapping_add(1);
-    }
-    Some(values)
 }
 
 /// Finds one value.
@@ -206,9 +235,9 @@ pub fn find<R: Readable>(
     wanted: &[u8],
 ) -> Read<Option<(u16, u32, u128)>, R> {
     let mut found = None;
-    visit_from(rows, run, attribute, blocks, wanted, &mut |value| {
+    visit_from(rows, run, attribute, wanted, &mut |value| {
         if value.bytes == wanted {
-            found = Some((value.code, value.count, value.blocks));
+            found = Some((value.code, value.count, value.blocks.bits(blocks)));
         }
         false
     })?;

@@ -84,8 +84,8 @@ impl<R: Readable> Source<'_, R> {
                 Ok(())
             }
             Self::Run(run) => {
-                let (id, blocks) = (&run.header.id, run.header.zones.len());
-                dictionary::visit_from(run.rows, id, attribute as u8, blocks, b"", &mut |value| {
+                let id = &run.header.id;
+                dictionary::visit_from(run.rows, id, attribute as u8, b"", &mut |value| {
                     visit(value.bytes)
                 })
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use trailproof_topology::attribute::Attribute;
 use trailproof_topology::key::Table;
 use trailproof_topology::query::answer::Answer;
-use trailproof_topology::query::predicate::Text;
+use trailproof_topology::query::predicate::Texts;
 use trailproof_topology::query::{Axis, Cursor, Histogram, Order, Predicate, Query, Test};
 
 use world::{Made, Random, TRACKERS, World};
@@ -51,7 +51,7 @@ impl Condition {
         let test = match self.kind {
             Kind::Equals => Test::Equals(values),
             Kind::Begins => Test::Begins(values),
-            Kind::Contains => Test::Contains(values.iter().map(|own| Text::new(own)).collect()),
+            Kind::Contains => Test::Contains(Texts::new(values)),
         };
         let predicate = Predicate::new(self.attribute, test);
         if self.negate { !predicate } else { predicate }
