@@ -24,6 +24,7 @@ pub mod place;
 pub mod reader;
 pub mod tier;
 mod union;
+mod uses;
 
 /// Ordinals of one block.
 pub const BLOCK: usize = 8192;

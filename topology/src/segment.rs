@@ -132,6 +132,8 @@ pub struct OpenSegment {
     pub current: Chain,
     /// The same once that is much; then there is nothing in the pool.
     own: Option<Box<Part>>,
+    /// Text bytes and traces of the last part that a batch left: the next one may have as many.
+    expected: (usize, usize),
     /// Text bytes of the open chunk.
     pub open_bytes: usize,
 }
@@ -147,7 +149,7 @@ impl OpenSegment {
     #[must_use]
     pub fn resume(id: SegmentId, summary: Summary) -> Self {
         let (id, parts, current) = (Arc::new(id), Parts::default(), Chain::default());
-        Self { id, summary, parts, current, own: None, open_bytes: 0 }
+        Self { id, summary, parts, current, own: None, expected: (0, 0), open_bytes: 0 }
     }
 
     /// Text bytes that a trace of `length` bytes adds.
@@ -189,6 +191,9 @@ impl OpenSegment {
             pool.push(&mut self.current, separator, filing);
             if self.current.text_bytes() >= OWN_BYTES_MIN {
                 let part = self.own.insert(Box::default());
+                let left = CHUNK_BYTES.saturating_sub(self.open_bytes) + self.current.text_bytes();
+                part.text.reserve_exact(self.expected.0.min(left));
+                part.entries.reserve_exact(self.expected.1);
                 pool.take(&mut self.current, part);
             }
         }
@@ -202,6 +207,7 @@ impl OpenSegment {
     pub fn freeze(&mut self, pool: &mut Pool) {
         let mut part = self.own.take().map_or_else(Part::default, |own| *own);
         if self.current.is_empty() {
+            self.expected = (part.text.len(), part.entries.len());
             part.shrink_to_fit();
         } else {
             pool.take(&mut self.current, &mut part);
@@ -257,6 +263,16 @@ pub(crate) fn split_at_bracket<'a>(record: &'a [u8], added: &[u8]) -> (&'a [u8],
     record.split_at(bracket)
 }
 
+/// Longer matches than the level's own 6 bytes: of JSON that makes frames smaller by 3 of a
+/// hundred bytes, and 5 of a hundred cheaper.
+const MATCH_BYTES_MIN: u32 = 7;
+
+fn compressor() -> std::io::Result<zstd::bulk::Compressor<'static>> {
+    let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
+    compressor.set_parameter(zstd::zstd_safe::CParameter::MinMatch(MATCH_BYTES_MIN))?;
+    Ok(compressor)
+}
+
 /// Buffers for closing chunks, kept between them.
 pub struct Scratch {
     /// What the running batch added to the chunk.
@@ -275,7 +291,7 @@ impl std::fmt::Debug for Scratch {
 
 impl Default for Scratch {
     fn default() -> Self {
-        let compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
+        let compressor = compressor().ok();
         Self {
             last: Part::default(),
             text: Vec::new(),

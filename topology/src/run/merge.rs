@@ -1,8 +1,8 @@
 //! Making a run: from columns, or from smaller runs. Both are the same merge.
 //!
 //! The sources' traces are put in offset order once, as a plan; within a source they are in that
-//! order already, so every attribute is then one pass over the plan that reads each source forward.
-//! Memory is the plan and one attribute's dictionary, whatever the size of the run.
+//! order already, so for every attribute each source is read forward once, and its codes go where
+//! the plan says. Memory is the plan, and dictionary and codes of one attribute.
 
 use crate::attribute::{ATTRIBUTES, Attribute};
 use crate::columns::{Columns, value_hash};
@@ -12,9 +12,10 @@ use crate::run::dictionary::{self, Writer};
 use crate::run::place::Places;
 use crate::run::reader::{Run, encode_bucket};
 use crate::run::union::{Remap, Union};
+use crate::run::uses::{self, Use};
 use crate::run::{
     BLOCK, ChunkId, Header, NO_ATTRIBUTE, Read, Readable, RunId, SPREAD_MIN, Section, Shape,
-    TRACES_MAX, VALUES_MAX, Zone,
+    TRACES_MAX, VALUES_MAX, Zone, whole,
 };
 use crate::state::Changes;
 
@@ -99,6 +100,10 @@ pub struct Merge<'s, 'a, R> {
     sources: &'s [Source<'a, R>],
     /// Per ordinal: the offset, then 8 bits of source.
     plan: Vec<u64>,
+    /// The ordinals of each source's traces, ascending, one source after another.
+    ordinals: Vec<u32>,
+    /// Where each source begins in `ordinals`; then its length.
+    starts: Vec<usize>,
     header: Header,
 }
 
@@ -139,6 +144,7 @@ impl<'s, 'a, R: Readable> Merge<'s, 'a, R> {
         }
         // Stable, because it profits from the sources being sorted.
         plan.sort();
+        let (ordinals, starts) = ordinals(&plan, sources);
         let first_offset = plan[0] >> 8;
         let header = Header {
             id: RunId { day, tracker, first_offset, level },
@@ -149,7 +155,13 @@ impl<'s, 'a, R: Readable> Merge<'s, 'a, R> {
             shapes: [Shape::Absent; ATTRIBUTES],
             zones: Vec::with_capacity(count.div_ceil(BLOCK)),
         };
-        Ok(Self { sources, plan, header })
+        Ok(Self { sources, plan, ordinals, starts, header })
+    }
+
+    /// The sources, each with the ordinals of its traces.
+    fn spread(&self) -> impl Iterator<Item = (&'s Source<'a, R>, &[u32])> {
+        let ordinals = self.starts.windows(2).map(|ends| &self.ordinals[ends[0]..ends[1]]);
+        self.sources.iter().zip(ordinals)
     }
 
     /// The header; complete after [`Merge::write`].
@@ -251,15 +263,14 @@ impl<'s, 'a, R: Readable> Merge<'s, 'a, R> {
         union.sort();
         let values = union.len();
         let remap = union.remap();
-        let mut counts = vec![0u32; values + 1];
-        let mut blocks = vec![0u128; values + 1];
+        let mut uses = vec![Use::default(); values + 1];
         let shape = &mut self.header.shapes[attribute as usize];
         *shape = Shape::Absent;
         if values > 0 {
             let width = pack::width_of(values as u16);
             let before = changes.list.len();
-            self.codes(attribute, &remap, width, (&mut counts, &mut blocks), changes)?;
-            let everywhere = values == 1 && counts[1] as usize == self.header.count;
+            self.codes(attribute, &remap, width, &mut uses, changes)?;
+            let everywhere = values == 1 && uses[1].count as usize == self.header.count;
             if everywhere {
                 changes.list.truncate(before);
             }
@@ -268,8 +279,8 @@ impl<'s, 'a, R: Readable> Merge<'s, 'a, R> {
             *shape = Shape::Dictionary { values: values as u16, width };
             let zones = self.header.zones.len();
             let mut writer = Writer::new(self.header.id, attribute as u8, zones, changes);
-            for (at, value) in union.values().enumerate() {
-                writer.push(value, counts[at + 1], blocks[at + 1]);
+            for (value, Use { count, blocks }) in union.values().zip(&uses[1..]) {
+                writer.push(value, *count, *blocks);
             }
             writer.finish();
         }
@@ -281,24 +292,32 @@ impl<'s, 'a, R: Readable> Merge<'s, 'a, R> {
         attribute: Attribute,
         remap: &Remap,
         width: u8,
-        (counts, blocks): (&mut [u32], &mut [u128]),
+        uses: &mut [Use],
         changes: &mut Changes,
     ) -> Read<(), R> {
-        let mut feeds = vec![Feed::default(); self.sources.len()];
-        let mut codes = Vec::with_capacity(BLOCK);
-        for (block, plan) in self.plan.chunks(BLOCK).enumerate() {
-            codes.clear();
-            for entry in plan {
-                let at = usize::from(*entry as u8);
-                let local = feeds[at]
-                    .next(|block, buffer| self.sources[at].codes(attribute, block, buffer))?;
-                let code = remap.code(at, local);
-                counts[usize::from(code)] += 1;
-                blocks[usize::from(code)] |= 1 << block;
-                codes.push(code);
+        let mut codes = vec![0; self.header.count];
+        let mut locals = Vec::with_capacity(BLOCK);
+        for (at, (source, ordinals)) in self.spread().enumerate() {
+            let new = remap.of(at);
+            // Code 0 stays what it is.
+            if new.len() == 1 {
+                continue;
             }
+            for (block, ordinals) in ordinals.chunks(BLOCK).enumerate() {
+                locals.clear();
+                source.codes(attribute, block, &mut locals)?;
+                let most = locals.iter().copied().max().unwrap_or(0);
+                let known = usize::from(most) < new.len();
+                whole(known.then_some(()), "codes exceed their dictionary")?;
+                for (ordinal, local) in ordinals.iter().zip(&locals) {
+                    codes[*ordinal as usize] = new[usize::from(*local)];
+                }
+            }
+        }
+        for (block, codes) in codes.chunks(BLOCK).enumerate() {
+            uses::add(codes, block, uses);
             let mut row = Vec::with_capacity(pack::codes_len(codes.len(), width));
-            pack::put_codes(&mut row, &codes, width);
+            pack::put_codes(&mut row, codes, width);
             let id = &self.header.id;
             changes.put(id.section(Section::Codes, attribute as u8).u32(block as u32).done(), row);
         }
@@ -306,16 +325,11 @@ impl<'s, 'a, R: Readable> Merge<'s, 'a, R> {
     }
 
     fn hashes(&self, attribute: Attribute, changes: &mut Changes) -> Read<(), R> {
-        let mut ordinals: Vec<Vec<u32>> =
-            self.sources.iter().map(|source| Vec::with_capacity(source.count())).collect();
-        for (ordinal, entry) in (0u32..).zip(&self.plan) {
-            ordinals[usize::from(*entry as u8)].push(ordinal);
-        }
         let mut buckets: Vec<Vec<u64>> = vec![Vec::new(); 256];
         let mut add = |hash: u32, ordinal: u32| {
             buckets[(hash >> 24) as usize].push((u64::from(hash) << 32) | u64::from(ordinal));
         };
-        for (source, ordinals) in self.sources.iter().zip(&ordinals) {
+        for (source, ordinals) in self.spread() {
             match source {
                 Source::Columns(_, columns) if attribute == Attribute::TraceId => {
                     for (hash, ordinal) in columns.trace_ids.iter().zip(ordinals) {
@@ -356,6 +370,21 @@ impl<'s, 'a, R: Readable> Merge<'s, 'a, R> {
         }
         Ok(())
     }
+}
+
+/// The ordinals of each source's traces, and where each source begins.
+fn ordinals<R: Readable>(plan: &[u64], sources: &[Source<'_, R>]) -> (Vec<u32>, Vec<usize>) {
+    let mut starts = vec![0];
+    for source in sources {
+        starts.push(starts[starts.len() - 1] + source.count());
+    }
+    let (mut next, mut ordinals) = (starts.clone(), vec![0; plan.len()]);
+    for (ordinal, entry) in (0u32..).zip(plan) {
+        let next = &mut next[usize::from(*entry as u8)];
+        ordinals[*next] = ordinal;
+        *next += 1;
+    }
+    (ordinals, starts)
 }
 
 /// Reads one list of a source forward, a block at a time.

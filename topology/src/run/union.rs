@@ -20,6 +20,8 @@ pub(super) struct Union {
     /// Per slot the upper half of the value's hash, then one more than its number; 0 is free. A
     /// power of two, at least twice the distinct values.
     table: Vec<u64>,
+    /// The number that is compared with the next value first: sources are sorted, and alike.
+    next: u32,
     /// By source and code: the number of the value.
     numbers: Vec<u32>,
     /// Where each source begins in `numbers`.
@@ -36,9 +38,10 @@ pub(super) struct Remap {
 }
 
 impl Remap {
-    #[inline]
-    pub(super) fn code(&self, source: usize, local: u16) -> u16 {
-        self.codes[self.starts[source] as usize + usize::from(local)]
+    /// By code of a source.
+    pub(super) fn of(&self, source: usize) -> &[u16] {
+        let end = self.starts.get(source + 1).map_or(self.codes.len(), |end| *end as usize);
+        &self.codes[self.starts[source] as usize..end]
     }
 }
 
@@ -48,6 +51,7 @@ impl Default for Union {
             bytes: Vec::new(),
             ends: Vec::new(),
             table: vec![0; SLOTS_MIN],
+            next: 0,
             numbers: Vec::new(),
             starts: Vec::new(),
             order: Vec::new(),
@@ -61,6 +65,7 @@ impl Union {
         self.starts.push(self.numbers.len() as u32);
         // Code 0 says that there is no value.
         self.numbers.push(0);
+        self.next = 0;
     }
 
     /// Adds the value of the source's next code; codes begin with 1. False where there are more
@@ -69,7 +74,9 @@ impl Union {
         if self.len() > VALUES_MAX {
             return false;
         }
-        let number = self.find(value);
+        let expected = (self.next as usize) < self.len() && self.value(self.next) == value;
+        let number = if expected { self.next } else { self.find(value) };
+        self.next = number + 1;
         self.numbers.push(number);
         self.len() <= VALUES_MAX
     }
@@ -124,9 +131,8 @@ impl Union {
         };
         let mut order: Vec<_> =
             (0..self.len() as u32).map(|number| (lead(number), number)).collect();
-        order.sort_unstable_by(|a, b| {
-            a.0.cmp(&b.0).then_with(|| self.value(a.1).cmp(self.value(b.1)))
-        });
+        // Stable, because it profits from the sources being sorted.
+        order.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| self.value(a.1).cmp(self.value(b.1))));
         self.order = order.into_iter().map(|(_, number)| number).collect();
     }
 
