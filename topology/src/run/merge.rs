@@ -303,15 +303,17 @@ impl<'s, 'a, R: Readable> Merge<'s, 'a, R> {
             if new.len() == 1 {
                 continue;
             }
-            for (block, ordinals) in ordinals.chunks(BLOCK).enumerate() {
+            let (mut left, mut block) = (ordinals, 0);
+            while !left.is_empty() {
                 locals.clear();
                 source.codes(attribute, block, &mut locals)?;
-                let most = locals.iter().copied().max().unwrap_or(0);
-                let known = usize::from(most) < new.len();
-                whole(known.then_some(()), "codes exceed their dictionary")?;
-                for (ordinal, local) in ordinals.iter().zip(&locals) {
+                let most = locals.iter().copied().max().map_or(usize::MAX, usize::from);
+                whole((most < new.len()).then_some(()), "codes do not fit their dictionary")?;
+                let (own, rest) = left.split_at(locals.len().min(left.len()));
+                for (ordinal, local) in own.iter().zip(&locals) {
                     codes[*ordinal as usize] = new[usize::from(*local)];
                 }
+                (left, block) = (rest, block + 1);
             }
         }
         for (block, codes) in codes.chunks(BLOCK).enumerate() {
