@@ -165,22 +165,17 @@ impl Mask {
         }
     }
 
-    /// Counts codes of up to 8 bits, in several tables: one value often follows itself, and a
-    /// count that was just written cannot be read at once.
+    /// Counts codes of up to 8 bits.
     fn count_few<const CODES: usize>(
         &self,
         code: impl Fn(usize) -> usize,
         counts: &mut [u32],
     ) -> Option<()> {
-        let mut tables = [[0u32; CODES]; 4];
-        self.iter().enumerate().for_each(|(turn, at)| tables[turn % 4][code(at) % CODES] += 1);
-        for code in 0..CODES {
-            let sum: u32 = tables.iter().map(|table| table[code]).sum();
-            if sum > 0 {
-                *counts.get_mut(code)? += sum;
-            }
-        }
-        Some(())
+        let sums = crate::pack::count_few::<CODES>(self.iter().map(code));
+        sums.iter().enumerate().filter(|(_, sum)| **sum > 0).try_for_each(|(code, sum)| {
+            *counts.get_mut(code)? += sum;
+            Some(())
+        })
     }
 }
 

@@ -1,15 +1,13 @@
 //! How often the codes of an attribute are used, and in which blocks.
 
+use crate::pack;
+
 /// The use of a code: how many traces have it, and in which blocks, a bit each.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Use {
     pub(super) blocks: u128,
     pub(super) count: u32,
 }
-
-/// Tables of a block: one value often follows itself, and a count that was just written cannot be
-/// read at once.
-const TABLES: usize = 4;
 
 /// Up to so many codes, a block is counted by itself.
 const SMALL: usize = 256;
@@ -25,16 +23,10 @@ pub(super) fn add(codes: &[u16], block: usize, uses: &mut [Use]) {
         }
         return;
     }
-    let mut tables = [[0u32; SMALL]; TABLES];
-    for (at, code) in codes.iter().enumerate() {
-        tables[at % TABLES][usize::from(*code) % SMALL] += 1;
-    }
-    for (code, own) in uses.iter_mut().enumerate() {
-        let count: u32 = tables.iter().map(|table| table[code]).sum();
-        if count > 0 {
-            own.count += count;
-            own.blocks |= bit;
-        }
+    let counts = pack::count_few::<SMALL>(codes.iter().map(|code| usize::from(*code)));
+    for (own, count) in uses.iter_mut().zip(counts).filter(|(_, count)| *count > 0) {
+        own.count += count;
+        own.blocks |= bit;
     }
 }
 
