@@ -71,10 +71,7 @@ struct Facet {
 impl Counts {
     fn of<R: Readable>(query: &Query, source: &Source<'_, R>, matcher: &Matcher<'_>) -> Self {
         let codes = |attribute: Attribute| match source {
-            Source::Run(run) => match run.shape(attribute) {
-                Shape::Dictionary { values, .. } => usize::from(values) + 1,
-                Shape::Absent | Shape::Hashes => 1,
-            },
+            Source::Run(run) => run.values(attribute) + 1,
             _ => source
                 .columns()
                 .map_or(1, |columns| columns.attributes[attribute as usize].values_len() + 1),
@@ -196,8 +193,8 @@ fn finish_run<R: Readable>(
     if left == 0 || !matches!(run.shape(attribute), Shape::Dictionary { .. }) {
         return Ok(());
     }
-    if let (Shape::Dictionary { values, .. }, None) = (run.shape(attribute), counts) {
-        tally.reserve(usize::from(values));
+    if counts.is_none() {
+        tally.reserve(run.values(attribute));
     }
     tally.rewind();
     dictionary::visit_pieces(run.rows, &run.header.id, attribute as u8, b"", &mut |values| {

@@ -2,7 +2,8 @@
 //!
 //! The sources' traces are put in offset order once, as a plan; within a source they are in that
 //! order already, so for every attribute each source is read forward once, and its codes go where
-//! the plan says. Memory is the plan, and dictionary and codes of one attribute.
+//! the plan says. Memory is the plan with its ordinals, 12 bytes a trace, and of one attribute
+//! dictionary and codes, or hashes.
 
 use crate::attribute::{ATTRIBUTES, Attribute};
 use crate::columns::{Columns, value_hash};
@@ -85,12 +86,40 @@ impl<R: Readable> Source<'_, R> {
                 Ok(())
             }
             Self::Run(run) => {
-                let id = &run.header.id;
+                let (id, mut left) = (&run.header.id, run.values(attribute));
+                let mut stopped = false;
                 dictionary::visit_from(run.rows, id, attribute as u8, b"", &mut |value| {
-                    visit(value.bytes)
-                })
+                    left = left.saturating_sub(1);
+                    stopped = !visit(value.bytes);
+                    !stopped
+                })?;
+                // The rows go when the merge is done: what is missing would be missing for ever.
+                let all = stopped || left == 0;
+                whole(all.then_some(()), "a dictionary has fewer values than its header says")
             }
         }
+    }
+
+    /// Visits the codes of an attribute, which has so many values, each with the ordinal of its
+    /// trace.
+    fn visit_codes(
+        &self,
+        attribute: Attribute,
+        values: usize,
+        mut ordinals: &[u32],
+        visit: &mut impl FnMut(u32, u16),
+    ) -> Read<(), R> {
+        let (mut codes, mut block) = (Vec::with_capacity(BLOCK), 0);
+        while !ordinals.is_empty() {
+            codes.clear();
+            self.codes(attribute, block, &mut codes)?;
+            let known = codes.iter().max().is_some_and(|most| usize::from(*most) <= values);
+            whole(known.then_some(()), "codes do not fit their dictionary")?;
+            let (own, rest) = ordinals.split_at(codes.len().min(ordinals.len()));
+            own.iter().zip(&codes).for_each(|(ordinal, code)| visit(*ordinal, *code));
+            (ordinals, block) = (rest, block + 1);
+        }
+        Ok(())
     }
 }
 
@@ -296,24 +325,14 @@ impl<'s, 'a, R: Readable> Merge<'s, 'a, R> {
         changes: &mut Changes,
     ) -> Read<(), R> {
         let mut codes = vec![0; self.header.count];
-        let mut locals = Vec::with_capacity(BLOCK);
         for (at, (source, ordinals)) in self.spread().enumerate() {
             let new = remap.of(at);
-            // Code 0 stays what it is.
-            if new.len() == 1 {
-                continue;
-            }
-            let (mut left, mut block) = (ordinals, 0);
-            while !left.is_empty() {
-                locals.clear();
-                source.codes(attribute, block, &mut locals)?;
-                let most = locals.iter().copied().max().map_or(usize::MAX, usize::from);
-                whole((most < new.len()).then_some(()), "codes do not fit their dictionary")?;
-                let (own, rest) = left.split_at(locals.len().min(left.len()));
-                for (ordinal, local) in own.iter().zip(&locals) {
-                    codes[*ordinal as usize] = new[usize::from(*local)];
-                }
-                (left, block) = (rest, block + 1);
+            let values = new.len() - 1;
+            // Without values every code is 0, and stays that.
+            if values > 0 {
+                source.visit_codes(attribute, values, ordinals, &mut |ordinal, code| {
+                    codes[ordinal as usize] = new[usize::from(code)];
+                })?;
             }
         }
         for (block, codes) in codes.chunks(BLOCK).enumerate() {
@@ -349,14 +368,12 @@ impl<'s, 'a, R: Readable> Merge<'s, 'a, R> {
                         hashes.push(value_hash(value));
                         true
                     })?;
-                    let mut feed = Feed::default();
-                    for ordinal in ordinals {
-                        let code =
-                            feed.next(|block, buffer| source.codes(attribute, block, buffer))?;
+                    let values = hashes.len() - 1;
+                    source.visit_codes(attribute, values, ordinals, &mut |ordinal, code| {
                         if code != 0 {
-                            add(hashes[usize::from(code)], *ordinal);
+                            add(hashes[usize::from(code)], ordinal);
                         }
-                    }
+                    })?;
                 }
             }
         }
@@ -389,23 +406,20 @@ fn ordinals<R: Readable>(plan: &[u64], sources: &[Source<'_, R>]) -> (Vec<u32>, 
     (ordinals, starts)
 }
 
-/// Reads one list of a source forward, a block at a time.
-#[derive(Clone, Debug)]
-struct Feed<T> {
-    buffer: Vec<T>,
+/// Reads the times of a source forward, a block at a time.
+#[derive(Clone, Debug, Default)]
+struct Feed {
+    buffer: Vec<Millis>,
     at: usize,
     block: usize,
 }
 
-impl<T> Default for Feed<T> {
-    fn default() -> Self {
-        Self { buffer: Vec::new(), at: 0, block: 0 }
-    }
-}
-
-impl<T: Copy> Feed<T> {
+impl Feed {
     #[inline]
-    fn next<E>(&mut self, fill: impl FnOnce(usize, &mut Vec<T>) -> Result<(), E>) -> Result<T, E> {
+    fn next<E>(
+        &mut self,
+        fill: impl FnOnce(usize, &mut Vec<Millis>) -> Result<(), E>,
+    ) -> Result<Millis, E> {
         if self.at == self.buffer.len() {
             self.buffer.clear();
             fill(self.block, &mut self.buffer)?;

@@ -42,6 +42,15 @@ impl<'a, R: Readable> Run<'a, R> {
         self.header.shapes[attribute as usize]
     }
 
+    /// How many values the dictionary of an attribute has; 0 where there is none.
+    #[must_use]
+    pub fn values(&self, attribute: Attribute) -> usize {
+        match self.shape(attribute) {
+            Shape::Dictionary { values, .. } => usize::from(values),
+            Shape::Absent | Shape::Hashes => 0,
+        }
+    }
+
     /// Appends the codes of a block of an attribute that is not hashed.
     ///
     /// # Errors

@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 
 use trailproof_topology::attribute::Attribute;
 use trailproof_topology::key::Table;
+use trailproof_topology::memory::Memory;
 use trailproof_topology::query::answer::Answer;
 use trailproof_topology::query::predicate::Texts;
 use trailproof_topology::query::{Axis, Cursor, Histogram, Order, Predicate, Query, Test};
+use trailproof_topology::run::tier::{self, Tiers};
+use trailproof_topology::run::{Header, Section};
+use trailproof_topology::state::Changes;
 
 use world::{Made, Random, TRACKERS, World};
 
@@ -244,7 +248,7 @@ fn answers_over_runs_of_many_blocks_are_those_of_a_naive_filter() {
     world.index(9, 4);
     let (mut blocks, mut spread) = (0, false);
     for (key, row) in world.lanes.iter().flat_map(|lane| lane.rows.iter()) {
-        if let Some(header) = trailproof_topology::run::Header::decode(key, row) {
+        if let Some(header) = Header::decode(key, row) {
             blocks = blocks.max(header.zones.len());
             spread |= header.count >= trailproof_topology::run::SPREAD_MIN;
         }
@@ -265,7 +269,7 @@ fn the_rows_of_runs_are_the_golden_ones() {
     let mut rows = String::new();
     let mut levels = BTreeMap::new();
     for (key, row) in world.lanes[0].rows.iter().filter(|(key, _)| key[0] == Table::Run as u8) {
-        if let Some(header) = trailproof_topology::run::Header::decode(key, row) {
+        if let Some(header) = Header::decode(key, row) {
             *levels.entry(header.id.level).or_insert(0) += 1;
         }
         let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
@@ -279,6 +283,40 @@ fn the_rows_of_runs_are_the_golden_ones() {
         .map(|line| format!("{line}\n"))
         .collect();
     assert!(rows == golden, "the rows are now:\n{rows}");
+}
+
+/// A merge takes its sources away: it must not take what it has not read.
+#[test]
+fn runs_without_all_of_a_dictionary_are_not_merged() {
+    let random = &mut Random(5);
+    let mut world = World::new(START_MS);
+    for _ in 0..6 {
+        world.feed(random, 40, 5, 1);
+        world.index(1, 2);
+    }
+    let whole = &world.lanes[0].rows;
+    let headers = whole.iter().filter_map(|(key, row)| Header::decode(key, row));
+    let first = headers.min_by_key(|header| header.id).expect("there are runs");
+    let merge = |rows: &Memory| {
+        let tiers = Tiers { rows_min: usize::MAX, fan_in: 2 };
+        tier::step(rows, first.id.day, &first.id.tracker, tiers, &mut |_| Ok(()))
+    };
+    assert!(merge(whole).expect("rows are intact"), "there are two runs");
+    let mut dictionaries = 0;
+    for attribute in Attribute::ALL {
+        let (from, to) = first.id.section(Section::Dictionary, attribute as u8).range();
+        let pieces = whole.iter().filter(|(key, _)| *key >= &from[..] && *key < &to[..]);
+        let mut changes = Changes::default();
+        pieces.for_each(|(key, _)| changes.delete(key.to_vec()));
+        if changes.list.is_empty() {
+            continue;
+        }
+        dictionaries += 1;
+        let mut rows = whole.clone();
+        rows.commit(&changes);
+        assert!(merge(&rows).is_err(), "{attribute:?}");
+    }
+    assert!(dictionaries > 5, "{dictionaries}");
 }
 
 #[test]
