@@ -95,3 +95,26 @@ impl Attribute {
         Self::ALL.into_iter().find(|attribute| attribute.name() == name)
     }
 }
+
+/// A set of attributes, a bit for each number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attributes(u16);
+
+impl Attributes {
+    /// Every attribute.
+    pub const ALL: Self = Self(u16::MAX);
+
+    /// Whether the set has an attribute.
+    #[must_use]
+    pub fn has(self, attribute: Attribute) -> bool {
+        self.0 >> attribute as u8 & 1 == 1
+    }
+}
+
+impl FromIterator<Attribute> for Attributes {
+    fn from_iter<I: IntoIterator<Item = Attribute>>(attributes: I) -> Self {
+        Self(attributes.into_iter().fold(0, |set, attribute| set | 1 << attribute as u8))
+    }
+}
+
+const _: () = assert!(ATTRIBUTES <= u16::BITS as usize);

@@ -12,7 +12,7 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::attribute::{ATTRIBUTES, Attribute};
+use crate::attribute::{ATTRIBUTES, Attribute, Attributes};
 use crate::chunk::Part;
 use crate::input::{Millis, Offset};
 use crate::{pack, varint};
@@ -113,6 +113,22 @@ impl Column {
         codes.iter().all(|code| usize::from(*code) <= values).then_some(())?;
         Some(Self { bytes, ends, codes })
     }
+
+    fn skip(row: &mut &[u8], count: usize) -> Option<()> {
+        let values = usize::try_from(varint::take(row)?).ok()?;
+        if values > count {
+            return None;
+        }
+        let mut length = 0usize;
+        for _ in 0..values {
+            length = length.checked_add(usize::try_from(varint::take(row)?).ok()?)?;
+        }
+        varint::take_bytes(row, length)?;
+        let width = varint::take_bytes(row, 1)?[0];
+        let codes = if width == CONSTANT { 0 } else { pack::codes_len(count, width) };
+        varint::take_bytes(row, codes)?;
+        Some(())
+    }
 }
 
 /// In place of a width: every code is 1.
@@ -212,7 +228,14 @@ impl Columns {
 
     /// Decodes a row; `None` where it is damaged or of another format.
     #[must_use]
-    pub fn decode(mut row: &[u8]) -> Option<Self> {
+    pub fn decode(row: &[u8]) -> Option<Self> {
+        Self::decode_of(row, Attributes::ALL)
+    }
+
+    /// Decodes the times and some attributes of a row; the columns of the others stay empty.
+    /// `None` where what is decoded is damaged, or the row of another format.
+    #[must_use]
+    pub fn decode_of(mut row: &[u8], wanted: Attributes) -> Option<Self> {
         let row = &mut row;
         if varint::take_bytes(row, 1)? != [FORMAT] {
             return None;
@@ -229,13 +252,15 @@ impl Columns {
         pack::take_numbers(row, count, &mut columns.stream_times_ms)?;
         columns.times_ms.reserve_exact(count);
         pack::take_numbers(row, count, &mut columns.times_ms)?;
-        columns.trace_ids = varint::take_bytes(row, count * 4)?
-            .chunks_exact(4)
-            .map(|hash| u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]))
-            .collect();
+        let hashes = varint::take_bytes(row, count * 4)?.as_chunks().0;
+        if wanted.has(Attribute::TraceId) {
+            columns.trace_ids = hashes.iter().copied().map(u32::from_le_bytes).collect();
+        }
         for (attribute, column) in Attribute::ALL.into_iter().zip(&mut columns.attributes) {
-            if attribute != Attribute::TraceId {
-                *column = Column::decode(row, count)?;
+            match attribute {
+                Attribute::TraceId => {}
+                _ if wanted.has(attribute) => *column = Column::decode(row, count)?,
+                _ => Column::skip(row, count)?,
             }
         }
         row.is_empty().then_some(columns)

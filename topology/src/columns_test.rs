@@ -99,6 +99,27 @@ fn rows_decode_to_what_was_encoded_and_damage_is_noticed() {
 }
 
 #[test]
+fn only_the_wanted_attributes_are_decoded() {
+    let (columns, row) = (sample(), sample().encode());
+    for wanted in Attribute::ALL {
+        let some = Columns::decode_of(&row, [wanted].into_iter().collect()).unwrap();
+        let mut expected = columns.clone();
+        if wanted != Attribute::TraceId {
+            expected.trace_ids.clear();
+        }
+        for attribute in Attribute::ALL.into_iter().filter(|attribute| *attribute != wanted) {
+            expected.attributes[attribute as usize].clear();
+        }
+        assert_eq!(some, expected, "{wanted:?}");
+        for cut in 0..row.len() {
+            let some = Columns::decode_of(&row[..cut], [wanted].into_iter().collect());
+            assert_eq!(some, None, "{wanted:?} cut at {cut}");
+        }
+    }
+    assert!(Attribute::ALL.into_iter().all(|attribute| Attributes::ALL.has(attribute)));
+}
+
+#[test]
 fn the_row_format_is_the_golden_one() {
     let golden = include_str!("../tests/golden/columns.hex");
     let lines: String = golden.lines().filter(|line| !line.starts_with('#')).collect();

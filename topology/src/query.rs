@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::attribute::Attribute;
+use crate::attribute::{Attribute, Attributes};
 use crate::input::{Millis, Offset, Position};
 use crate::key::{SegmentId, TrackerId};
 use crate::parts::Parts;
@@ -152,6 +152,13 @@ impl Query {
             facet_values: 10,
             histogram: None,
         }
+    }
+
+    /// The attributes that the answer depends on.
+    #[must_use]
+    pub fn attributes(&self) -> Attributes {
+        let tested = self.predicates.iter().map(|predicate| predicate.attribute);
+        tested.chain(self.facets.iter().copied()).collect()
     }
 
     /// Checks the bounds.

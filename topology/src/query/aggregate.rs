@@ -4,7 +4,7 @@ use crate::attribute::Attribute;
 use crate::pack::{self, GROUP};
 use crate::query::answer::{Bounds, Found};
 use crate::query::fetch::Fetcher;
-use crate::query::mask::Mask;
+use crate::query::mask::{Hits, Mask};
 use crate::query::matcher::{Matcher, Ranges};
 use crate::query::source::Source;
 use crate::query::tally::Tally;
@@ -37,7 +37,7 @@ pub(super) fn count<'a, R: Readable>(
         found.total += total;
         return tallies.finish(source, true, &mut found.facets, &mut found.bounds);
     }
-    let (mut masks, mut ones) = (Vec::new(), 0);
+    let (mut hits, mut ones) = (Vec::new(), 0);
     for block in 0..blocks {
         if matcher.blocks >> block & 1 == 0 || !ranges.meet(&source.extent(block)) {
             continue;
@@ -48,10 +48,12 @@ pub(super) fn count<'a, R: Readable>(
         }
         ones += mask.ones();
         bucket(query, source, block, &mask, &mut found.histogram)?;
-        masks.push((block, mask));
+        if !query.facets.is_empty() {
+            hits.push((block, mask.hits()));
+        }
     }
     found.total += ones as u64;
-    tallies.add(source, &masks, ones)?;
+    tallies.add(source, &hits, ones)?;
     tallies.finish(source, false, &mut found.facets, &mut found.bounds)
 }
 
@@ -88,7 +90,7 @@ impl Counts {
     fn add<R: Readable>(
         &mut self,
         source: &Source<'_, R>,
-        masks: &[(usize, Mask)],
+        hits: &[(usize, Hits)],
         ones: usize,
     ) -> Read<(), R> {
         for Facet { attribute, counts, only } in &mut self.facets {
@@ -103,13 +105,13 @@ impl Counts {
                 (Source::Run(run), _) => match run.shape(*attribute) {
                     Shape::Dictionary { width: 0, .. } => counts[1] += ones as u32,
                     Shape::Dictionary { width, .. } => {
-                        count_codes(run, (*attribute, width), masks, counts)?;
+                        count_codes(run, (*attribute, width), hits, counts)?;
                     }
                     Shape::Absent | Shape::Hashes => {}
                 },
                 (_, Some(columns)) => {
                     let codes = &columns.attributes[*attribute as usize].codes;
-                    let matches = masks.iter().flat_map(|(_, mask)| mask.iter());
+                    let matches = hits.iter().flat_map(|(_, hits)| hits.iter());
                     matches.for_each(|at| counts[usize::from(codes[at])] += 1);
                 }
                 (_, None) => {}
@@ -157,21 +159,21 @@ impl Counts {
 fn count_codes<R: Readable>(
     run: &Run<'_, R>,
     (attribute, width): (Attribute, u8),
-    masks: &[(usize, Mask)],
+    hits: &[(usize, Hits)],
     counts: &mut [u32],
 ) -> Read<(), R> {
-    let (Some((first, _)), Some((last, _))) = (masks.first(), masks.last()) else { return Ok(()) };
-    if masks.len() * 2 < last - first + 1 {
-        for (block, mask) in masks {
+    let (Some((first, _)), Some((last, _))) = (hits.first(), hits.last()) else { return Ok(()) };
+    if hits.len() * 2 < last - first + 1 {
+        for (block, hits) in hits {
             let row = run.codes_row(attribute, *block)?;
-            whole(mask.count_packed(&row, width, counts), "codes do not decode")?;
+            whole(hits.count_packed(&row, width, counts), "codes do not decode")?;
         }
         return Ok(());
     }
-    let (mut left, mut intact) = (masks.iter().peekable(), true);
+    let (mut left, mut intact) = (hits.iter().peekable(), true);
     run.visit_codes(attribute, *first, *last, &mut |block, row| {
-        if let Some((_, mask)) = left.next_if(|(wanted, _)| *wanted == block) {
-            intact = mask.count_packed(row, width, counts).is_some();
+        if let Some((_, hits)) = left.next_if(|(wanted, _)| *wanted == block) {
+            intact = hits.count_packed(row, width, counts).is_some();
         }
         intact
     })?;
@@ -179,7 +181,8 @@ fn count_codes<R: Readable>(
     whole(all.then_some(()), "codes do not decode, or are missing")
 }
 
-/// Adds the counts of a run's codes, or of its whole dictionary, to a tally.
+/// Adds the counts of a run's codes, or of its whole dictionary, to a tally. Each value that was
+/// counted must be there.
 fn finish_run<R: Readable>(
     run: &Run<'_, R>,
     attribute: Attribute,
@@ -188,7 +191,7 @@ fn finish_run<R: Readable>(
 ) -> Read<(), R> {
     let mut left = match counts {
         Some(counts) => counts[1..].iter().filter(|count| **count > 0).count(),
-        None => usize::MAX,
+        None => run.values(attribute),
     };
     if left == 0 || !matches!(run.shape(attribute), Shape::Dictionary { .. }) {
         return Ok(());
@@ -203,15 +206,13 @@ fn finish_run<R: Readable>(
                 Some(counts) => counts.get(usize::from(value.code)).copied().unwrap_or(0),
                 None => value.count,
             };
-            if count == 0 {
-                return None;
-            }
-            left = left.saturating_sub(1);
-            Some((value.bytes, u64::from(count)))
+            left = left.saturating_sub(usize::from(count > 0 || counts.is_none()));
+            (count > 0).then_some((value.bytes, u64::from(count)))
         });
         tally.add_all(counted);
         left > 0
-    })
+    })?;
+    whole((left == 0).then_some(()), "a dictionary has fewer values than its header says")
 }
 
 /// Counts a block's matches by bucket of time.

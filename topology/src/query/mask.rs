@@ -141,8 +141,25 @@ impl Mask {
         }
     }
 
-    /// Counts the packed codes of the matching traces; `None` where `row` is too short for the
-    /// block or has a code that `counts` has no place for.
+    /// The matching traces in a list, which is quicker to go through again and again.
+    #[must_use]
+    pub fn hits(&self) -> Hits {
+        let mut hits = Vec::with_capacity(self.ones());
+        hits.extend(self.iter().map(|at| at as u16));
+        Hits { hits, count: self.count }
+    }
+}
+
+/// The matching traces of a block, ascending.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hits {
+    hits: Vec<u16>,
+    count: usize,
+}
+
+impl Hits {
+    /// Counts the packed codes of the matching traces; `None` where `row` has another length than
+    /// the block's or a code that `counts` has no place for.
     #[must_use]
     pub fn count_packed(&self, row: &[u8], width: u8, counts: &mut [u32]) -> Option<()> {
         if row.len() != crate::pack::codes_len(self.count, width) {
@@ -163,6 +180,11 @@ impl Mask {
             }
             _ => self.count_few::<16>(small, counts),
         }
+    }
+
+    /// The matching traces.
+    pub fn iter(&self) -> impl Iterator<Item = usize> {
+        self.hits.iter().map(|at| usize::from(*at))
     }
 
     /// Counts codes of up to 8 bits.
@@ -269,7 +291,7 @@ mod tests {
                     assert_eq!(packed.iter().collect::<Vec<_>>(), wanted);
                     assert_eq!(packed.ones(), wanted.len());
                     let mut counts = vec![0; usize::from(max) + 1];
-                    packed.count_packed(&row, width, &mut counts).unwrap();
+                    packed.hits().count_packed(&row, width, &mut counts).unwrap();
                     for at in wanted {
                         counts[usize::from(codes[at])] -= 1;
                     }

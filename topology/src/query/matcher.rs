@@ -196,7 +196,8 @@ impl<'q> Matcher<'q> {
             blocks |= within;
         })?;
         if predicate.negate {
-            count = header.count - count;
+            let others = header.count.checked_sub(count);
+            count = whole(others, "a dictionary counts more traces than its run has")?;
             blocks = all_blocks(header.zones.len());
         }
         self.blocks &= blocks;
@@ -343,12 +344,16 @@ fn visit_passing<R: Readable>(
             }
         }
         By::Contains(texts) => {
+            let mut visited = 0;
             dictionary::visit_from(rows, id, attribute, b"", &mut |value| {
+                visited += 1;
                 if texts.any_in(value.bytes) {
                     take((value.code, value.count, value.blocks.bits(zones)));
                 }
                 true
             })?;
+            let all = visited == run.values(predicate.attribute);
+            whole(all.then_some(()), "a dictionary has fewer values than its header says")?;
         }
     }
     Ok(())

@@ -41,7 +41,7 @@ impl<R> Copy for Partition<'_, R> {}
 pub enum Source<'a, R> {
     /// A part of an open chunk.
     Part(&'a SegmentId, &'a Arc<Linked>, Extent),
-    /// A closed chunk that is in no run yet.
+    /// A closed chunk that is in no run yet, with the attributes that the query asks about.
     Row(ChunkId, Box<Columns>, Extent),
     /// A run.
     Run(Run<'a, R>),
@@ -173,9 +173,10 @@ fn gather_rows<'a, R: Readable>(
         // Before this cycle there are only the tombstones of rows that runs took in.
         from.extend_from_slice(&columns_from_ms.max(0).to_be_bytes());
     }
-    let mut intact = true;
+    let (mut intact, wanted) = (true, query.attributes());
     rows.scan(&from, &to, &mut |key, row| {
-        let (Some(chunk), Some(columns)) = (ChunkId::parse(key), Columns::decode(row)) else {
+        let (Some(chunk), Some(columns)) = (ChunkId::parse(key), Columns::decode_of(row, wanted))
+        else {
             intact = false;
             return false;
         };

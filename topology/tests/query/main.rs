@@ -7,7 +7,11 @@ use trailproof_topology::key::Table;
 use trailproof_topology::memory::Memory;
 use trailproof_topology::query::answer::Answer;
 use trailproof_topology::query::predicate::Texts;
-use trailproof_topology::query::{Axis, Cursor, Histogram, Order, Predicate, Query, Test};
+use trailproof_topology::query::search::search;
+use trailproof_topology::query::source::Partition;
+use trailproof_topology::query::{
+    Axis, Cursor, Histogram, OpenView, Order, Predicate, Query, Test,
+};
 use trailproof_topology::run::tier::{self, Tiers};
 use trailproof_topology::run::{Header, Section};
 use trailproof_topology::state::Changes;
@@ -285,9 +289,10 @@ fn the_rows_of_runs_are_the_golden_ones() {
     assert!(rows == golden, "the rows are now:\n{rows}");
 }
 
-/// A merge takes its sources away: it must not take what it has not read.
+/// A merge takes its sources away: it must not take what it has not read. An answer must not leave
+/// values out either.
 #[test]
-fn runs_without_all_of_a_dictionary_are_not_merged() {
+fn runs_without_all_of_a_dictionary_are_neither_merged_nor_counted() {
     let random = &mut Random(5);
     let mut world = World::new(START_MS);
     for _ in 0..6 {
@@ -302,6 +307,10 @@ fn runs_without_all_of_a_dictionary_are_not_merged() {
         tier::step(rows, first.id.day, &first.id.tracker, tiers, &mut |_| Ok(()))
     };
     assert!(merge(whole).expect("rows are intact"), "there are two runs");
+    let ask = |rows: &Memory, query: &Query| {
+        let open = &OpenView::default();
+        search(query, Partition { number: 0, rows, open, days_from: 0 }).map(drop)
+    };
     let mut dictionaries = 0;
     for attribute in Attribute::ALL {
         let (from, to) = first.id.section(Section::Dictionary, attribute as u8).range();
@@ -315,6 +324,17 @@ fn runs_without_all_of_a_dictionary_are_not_merged() {
         let mut rows = whole.clone();
         rows.commit(&changes);
         assert!(merge(&rows).is_err(), "{attribute:?}");
+        let all = Query { limit: 0, ..Query::newest(vec![first.id.tracker], 1) };
+        let facets = Query { facets: vec![attribute], ..all.clone() };
+        let test = Test::Contains(Texts::new(["e"]));
+        let texts = vec![Predicate::new(attribute, test)];
+        let texts = Query { predicates: texts, count: true, ..all };
+        let named = vec![!Predicate::is(Attribute::ServiceType, "none")];
+        let some = Query { predicates: named, stream_ms: START_MS + 1..i64::MAX, ..facets.clone() };
+        for query in [facets, some, texts] {
+            ask(whole, &query).expect("rows are intact");
+            assert!(ask(&rows, &query).is_err(), "{query:?}");
+        }
     }
     assert!(dictionaries > 5, "{dictionaries}");
 }
