@@ -85,9 +85,14 @@ fn take_small<const PER: usize>(bytes: &[u8], codes: &mut Vec<u16>) {
 /// Counts codes less than `CODES`, in several tables: one code often follows itself, and a count
 /// that was just written cannot be read at once.
 #[must_use]
-pub fn count_few<const CODES: usize>(codes: impl Iterator<Item = usize>) -> [u32; CODES] {
+pub fn count_few<const CODES: usize>(mut codes: impl Iterator<Item = usize>) -> [u32; CODES] {
     let mut tables = [[0u32; CODES]; 4];
-    codes.enumerate().for_each(|(turn, code)| tables[turn % 4][code % CODES] += 1);
+    'codes: loop {
+        for table in &mut tables {
+            let Some(code) = codes.next() else { break 'codes };
+            table[code % CODES] += 1;
+        }
+    }
     std::array::from_fn(|code| tables.iter().map(|table| table[code]).sum())
 }
 

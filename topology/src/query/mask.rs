@@ -144,11 +144,41 @@ impl Mask {
     /// The matching traces in a list, which is quicker to go through again and again.
     #[must_use]
     pub fn hits(&self) -> Hits {
-        let mut hits = Vec::with_capacity(self.ones());
-        hits.extend(self.iter().map(|at| at as u16));
+        let ones = self.ones();
+        // Eight places are written for each byte with a bit, as many kept as it has bits.
+        let (mut hits, mut end) = (vec![0; ones + 7], 0);
+        for (at, word) in self.words.iter().enumerate() {
+            for (byte, start) in word.to_le_bytes().into_iter().zip((at as u16 * 64..).step_by(8)) {
+                let places = &PLACES[usize::from(byte)];
+                let Some(eight) = hits.get_mut(end..end + 8) else { break };
+                for (hit, place) in eight.iter_mut().zip(places) {
+                    *hit = start + u16::from(*place);
+                }
+                end += byte.count_ones() as usize;
+            }
+        }
+        hits.truncate(ones);
         Hits { hits, count: self.count }
     }
 }
+
+/// For each byte of a mask: the places of its bits, ascending, before others.
+const PLACES: [[u8; 8]; 256] = {
+    let mut table = [[0; 8]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (mut bit, mut found) = (0, 0);
+        while bit < 8 {
+            if byte >> bit & 1 == 1 {
+                table[byte][found] = bit as u8;
+                found += 1;
+            }
+            bit += 1;
+        }
+        byte += 1;
+    }
+    table
+};
 
 /// The matching traces of a block, ascending.
 #[derive(Clone, Debug, PartialEq, Eq)]
