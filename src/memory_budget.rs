@@ -1,8 +1,10 @@
 //! The memory that all RocksDB databases of a process share.
 //!
 //! **Invariant:** block caches of every database opened with one budget stay together within its
-//! bound, whatever the number of partitions. So do the memtables, but for what a savepoint and the
-//! commits during its flush add: stores count them here, and are flushed by who writes to them.
+//! bound, whatever the number of partitions, but for the blocks that readers hold at that moment:
+//! the cache has no lock, and lets them in beyond it. So do the memtables, but for what a savepoint
+//! and the commits during its flush add: stores count them here, and are flushed by who writes to
+//! them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

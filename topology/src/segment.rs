@@ -192,8 +192,10 @@ impl OpenSegment {
             if self.current.text_bytes() >= OWN_BYTES_MIN {
                 let part = self.own.insert(Box::default());
                 let left = CHUNK_BYTES.saturating_sub(self.open_bytes) + self.current.text_bytes();
-                part.text.reserve_exact(self.expected.0.min(left));
-                part.entries.reserve_exact(self.expected.1);
+                let (text, entries) = self.expected;
+                let fits = text.min(left);
+                part.text.reserve_exact(fits);
+                part.entries.reserve_exact(entries * fits / text.max(1));
                 pool.take(&mut self.current, part);
             }
         }

@@ -169,7 +169,7 @@ mod tests {
             "\u{212a}elvin",
         ];
         let long = "x".repeat(300);
-        let lists: [&[&str]; 9] = [
+        let lists: [&[&str]; 10] = [
             &[],
             &[""],
             &["name-4711"],
@@ -179,9 +179,13 @@ mod tests {
             &["4", "name-4711-and-more"],
             &["SS", "Sse"],
             &[&long, "e"],
+            // No move is over 255 bytes, however long the shortest text.
+            &[&long],
         ];
         let ends = format!("ab{}yE", "X".repeat(300));
-        for value in values.into_iter().chain([ends.as_str()]) {
+        let far = format!("{}{}a", "b".repeat(299), "x".repeat(300));
+        let short = "x".repeat(299);
+        for value in values.into_iter().chain([ends.as_str(), &far, &short]) {
             for list in lists {
                 let folded = value.to_lowercase();
                 let wanted = list.iter().any(|text| folded.contains(&text.to_lowercase()));
