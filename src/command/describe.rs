@@ -139,7 +139,7 @@ TABLES (rows of one partition's state; the first byte of a key is the number)
    3 segment    counts and Merkle frontier of a segment
    4 chunk      closed chunks: header and zstd frame
    5 columns    columns of closed chunks that are in no run yet
-   6 run        index blocks over about a million traces of one tracker
+   6 run        index blocks over up to a million traces of one tracker
    7 outbox     effects to deliver, by lane and sequence
    8 chain      digest stage: chain heads by tracker
    9 window     window of resends
@@ -151,6 +151,7 @@ TABLES (rows of one partition's state; the first byte of a key is the number)
   15 format     format version of the database
   16 applied    fingerprint of the last applied record
   17 savepoint  next offset as of the last savepoint
+  18 run header header of a run
 ";
 
 const FORMATS: &str = "\

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ::metrics::Counter;
 use trailproof_topology::effect::Lane;
-use trailproof_topology::key::{DAY_MS, Table, day_of, days_before};
+use trailproof_topology::key::{self, DAY_MS, day_of, days_before};
 
 use super::pace::Pace;
 use super::partition::worker_fault;
@@ -117,7 +117,7 @@ impl UpkeepJob {
         if !self.published.visible.is_left() {
             return Ok(());
         }
-        for table in [Table::Segment, Table::Chunk, Table::Columns, Table::Run] {
+        for table in key::DAILY {
             let (from, to) = days_before(table, keep_from);
             self.store.expire(&from, &to)?;
         }
@@ -164,7 +164,7 @@ impl Job for ScrubJob {
 #[cfg(test)]
 mod tests {
     use trailproof_topology::input::Position;
-    use trailproof_topology::key::{Key, SegmentId};
+    use trailproof_topology::key::{Key, SegmentId, Table};
     use trailproof_topology::query::OpenView;
     use trailproof_topology::run::tier::{TIERS, Tiers};
     use trailproof_topology::state::{Changes, Rows as _};

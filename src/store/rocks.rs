@@ -10,9 +10,10 @@
 //!
 //! | family | tables | why |
 //! | --- | --- | --- |
-//! | `default` | all others | small rows, read by queries: LZ4 from the second level on |
+//! | `default` | all others | small rows, most of which soon go: LZ4 from the second level on |
 //! | `frames` | chunk | compressed already, large: in blob files, which no compaction rewrites |
 //! | `queue` | tail, window, outbox | written at one end, dropped at the other: no rewriting |
+//! | `runs` | run | the new ones lie behind the old ones, which stay: little rewriting |
 //!
 //! **Invariant:** damage is found at opening or at reading, and never answered with rows. A folder
 //! in which it was found is marked, so the next opening sets it aside.
@@ -35,7 +36,7 @@ use crate::fault::{Fault, fault, headless};
 use crate::memory_budget::MemoryBudget;
 
 /// Format of the rows; another one is rebuilt from the log.
-const FORMAT: u8 = 3;
+const FORMAT: u8 = 4;
 /// A file that says what damage was found in a folder; with it, the folder is not opened again.
 const MARK: &str = "DAMAGED";
 /// Bytes of a change in a batch beside its key and value, at most.
@@ -228,7 +229,7 @@ impl RocksStore {
         probe.delete(key::Key::of(Table::Format).u8(0).done());
         self.db.write_without_wal(probe).map_err(|error| self.failed(&error))?;
         let handles = FAMILIES.map(|family| self.family(family));
-        let handles = [&handles[0], &handles[1], &handles[2]];
+        let handles = [&handles[0], &handles[1], &handles[2], &handles[3]];
         let errors = self.background_errors();
         self.db.flush_cfs_opt(&handles, options).map_err(|error| self.failed(&error))?;
         self.errors_seen.store(errors, Ordering::Release);

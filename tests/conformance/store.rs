@@ -119,7 +119,8 @@ fn expiring_drops_the_range_and_nothing_else(store: &impl StateStore) {
 
 /// Random commits, compared with the rows in memory after each.
 fn it_is_an_ordered_map(store: &impl StateStore) {
-    let tables = [Table::Position, Table::Tail, Table::Chunk, Table::Run, Table::Window];
+    let tables =
+        [Table::Position, Table::Tail, Table::Chunk, Table::Run, Table::Window, Table::RunHeader];
     let mut state = 0x1234_5678_u64;
     let mut random = |below: u64| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

@@ -27,7 +27,7 @@ pub enum Table {
     Chunk = 4,
     /// Columns of closed chunks that are in no run yet.
     Columns = 5,
-    /// Runs: index blocks over about a million traces of one tracker.
+    /// Runs: index blocks over up to a million traces of one tracker.
     Run = 6,
     /// Effects to deliver, by lane and sequence.
     Outbox = 7,
@@ -51,7 +51,14 @@ pub enum Table {
     Applied = 16,
     /// One row: the next offset as of the last savepoint.
     Savepoint = 17,
+    /// Headers of runs.
+    RunHeader = 18,
 }
+
+/// The tables whose rows are of one day each: their keys go on with it. In the order in which a
+/// day is dropped: nothing names what is gone already.
+pub const DAILY: [Table; 5] =
+    [Table::RunHeader, Table::Run, Table::Columns, Table::Segment, Table::Chunk];
 
 /// A key under construction.
 #[derive(Clone, Debug)]

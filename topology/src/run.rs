@@ -13,7 +13,7 @@
 
 use crate::attribute::ATTRIBUTES;
 use crate::input::{Millis, Offset};
-use crate::key::{Key, SegmentId, Table, TrackerId};
+use crate::key::{self, Key, SegmentId, Table, TrackerId};
 use crate::stage::{Damage, LoadError};
 use crate::state::Rows;
 use crate::{pack, varint};
@@ -102,42 +102,42 @@ impl RunId {
     /// The key of the header.
     #[must_use]
     pub fn header(&self) -> Vec<u8> {
-        self.part(0).done()
+        self.key(Table::RunHeader).done()
     }
 
     /// The range of all rows but the header.
     #[must_use]
     pub fn data(&self) -> (Vec<u8>, Vec<u8>) {
-        self.part(1).range()
+        self.key(Table::Run).range()
     }
 
     /// The key of a section of an attribute, to which block, bucket or last value is appended.
     #[must_use]
     pub fn section(&self, section: Section, attribute: u8) -> Key {
-        self.part(1).u8(attribute).u8(section as u8)
+        self.key(Table::Run).u8(attribute).u8(section as u8)
     }
 
     /// The range of the headers of a tracker's runs of one day, in order of first offset.
     #[must_use]
     pub fn headers_of(day: u16, tracker: &TrackerId) -> (Vec<u8>, Vec<u8>) {
-        Key::of(Table::Run).u16(day).raw(tracker).u8(0).range()
+        key::tracker_day(Table::RunHeader, day, tracker)
     }
 
-    fn part(&self, part: u8) -> Key {
-        Key::of(Table::Run)
-            .u16(self.day)
-            .raw(&self.tracker)
-            .u8(part)
-            .u64(self.first_offset)
-            .u8(self.level)
+    fn key(&self, table: Table) -> Key {
+        Key::of(table).u16(self.day).raw(&self.tracker).u64(self.first_offset).u8(self.level)
     }
 
     fn parse_header(key: &[u8]) -> Option<Self> {
         let day = u16::from_be_bytes(key.get(1..3)?.try_into().ok()?);
         let tracker = key.get(3..19)?.try_into().ok()?;
-        let first_offset = u64::from_be_bytes(key.get(20..28)?.try_into().ok()?);
-        let level = *key.get(28)?;
-        (key.len() == 29).then_some(Self { day, tracker, first_offset, level })
+        let first_offset = u64::from_be_bytes(key.get(19..27)?.try_into().ok()?);
+        let level = *key.get(27)?;
+        (key.len() == 28 && key[0] == Table::RunHeader as u8).then_some(Self {
+            day,
+            tracker,
+            first_offset,
+            level,
+        })
     }
 }
 

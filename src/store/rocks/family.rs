@@ -30,9 +30,11 @@ pub(super) enum Family {
     Default = 0,
     Frames = 1,
     Queue = 2,
+    Runs = 3,
 }
 
-pub(super) const FAMILIES: [Family; 3] = [Family::Default, Family::Frames, Family::Queue];
+pub(super) const FAMILIES: [Family; 4] =
+    [Family::Default, Family::Frames, Family::Queue, Family::Runs];
 
 impl Family {
     pub(super) fn name(self) -> &'static str {
@@ -40,17 +42,20 @@ impl Family {
             Self::Default => "default",
             Self::Frames => "frames",
             Self::Queue => "queue",
+            Self::Runs => "runs",
         }
     }
 
     /// The family of a key's table. An empty key belongs to the default family.
     pub(super) fn of_key(key: &[u8]) -> Self {
         const FRAMES: u8 = Table::Chunk as u8;
+        const RUN: u8 = Table::Run as u8;
         const TAIL: u8 = Table::Tail as u8;
         const WINDOW: u8 = Table::Window as u8;
         const OUTBOX: u8 = Table::Outbox as u8;
         match key.first() {
             Some(&FRAMES) => Self::Frames,
+            Some(&RUN) => Self::Runs,
             Some(&(TAIL | WINDOW | OUTBOX)) => Self::Queue,
             _ => Self::Default,
         }
@@ -84,7 +89,7 @@ impl Family {
         }
         // Frames, packed tails and hashes: there is nothing left to gain.
         family.set_compression_type(DBCompressionType::None);
-        if self == Self::Default {
+        if matches!(self, Self::Default | Self::Runs) {
             // What has just been flushed is mostly columns and small runs, which soon go; and the
             // first level is written again with every few flushes.
             family.set_compression_per_level(&[
@@ -184,6 +189,14 @@ mod tests {
                 ("default", vec![3], vec![4]),
                 ("frames", vec![4], vec![5]),
                 ("default", vec![5], vec![5, 9]),
+            ]
+        );
+        assert_eq!(
+            cut(&[5, 3], &[7, 1]),
+            [
+                ("default", vec![5, 3], vec![6]),
+                ("runs", vec![6], vec![7]),
+                ("queue", vec![7], vec![7, 1]),
             ]
         );
         assert!(cut(&[5], &[5]).is_empty());
