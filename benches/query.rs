@@ -98,7 +98,7 @@ fn fill(stores: &[Arc<RocksStore>], traces: u64, figures: &mut Figures) {
 
 /// Weighs the index: its rows in a store of their own.
 fn weigh(stores: &[Arc<RocksStore>], index: &RocksStore, traces: u64, figures: &mut Figures) {
-    for table in [Table::Run, Table::Columns] {
+    for table in [Table::Run, Table::RunHeader, Table::Columns] {
         let rows = copy(stores, index, table);
         println!("{table:?} rows: {rows}");
     }

@@ -6,7 +6,7 @@
 //! holds. The store then wants a flush, so that a savepoint follows; a crash between the two, a
 //! fraction of a second, costs a rebuild.
 //!
-//! Rows live in three column families, chosen by their table:
+//! Rows live in four column families, chosen by their table:
 //!
 //! | family | tables | why |
 //! | --- | --- | --- |
@@ -229,9 +229,8 @@ impl RocksStore {
         probe.delete(key::Key::of(Table::Format).u8(0).done());
         self.db.write_without_wal(probe).map_err(|error| self.failed(&error))?;
         let handles = FAMILIES.map(|family| self.family(family));
-        let handles = [&handles[0], &handles[1], &handles[2], &handles[3]];
         let errors = self.background_errors();
-        self.db.flush_cfs_opt(&handles, options).map_err(|error| self.failed(&error))?;
+        self.db.flush_cfs_opt(&handles.each_ref(), options).map_err(|error| self.failed(&error))?;
         self.errors_seen.store(errors, Ordering::Release);
         Ok(())
     }

@@ -45,6 +45,7 @@ fn commit(store: &RocksStore, number: u32) -> Result<(), Error> {
     changes.put(key(Table::Segment, number), noise(number, 300));
     changes.put(key(Table::Chunk, number), noise(number, 28_000));
     changes.put(key(Table::Tail, number), noise(number, 2_000));
+    changes.put(key(Table::Run, number), noise(number, 1_000));
     store.commit(&changes)
 }
 
@@ -60,6 +61,7 @@ fn commits(store: &RocksStore) -> u32 {
         expected.insert(key(Table::Segment, number), noise(number, 300));
         expected.insert(key(Table::Chunk, number), noise(number, 28_000));
         expected.insert(key(Table::Tail, number), noise(number, 2_000));
+        expected.insert(key(Table::Run, number), noise(number, 1_000));
     }
     assert!(rows == expected, "not the state after commit {count}");
     count
@@ -146,7 +148,7 @@ fn stores_that_fill_their_memory_together_want_to_be_flushed_sooner() {
     let options = Options::new(MemoryBudget::new(8 << 20, 4 << 20), 2);
     let store = |name: &str| RocksStore::open(&folder.path().join(name), &options).unwrap();
     let stores = ["a", "b", "c", "d"].map(store);
-    let fill = |store: &RocksStore| (0..40).for_each(|number| commit(store, number).unwrap());
+    let fill = |store: &RocksStore| (0..36).for_each(|number| commit(store, number).unwrap());
     stores[..3].iter().for_each(fill);
     assert!(stores.iter().all(|store| !store.wants_flush()));
     fill(&stores[3]);

@@ -98,19 +98,20 @@ fn a_snapshot_is_unmoved_by_later_commits(store: &impl StateStore) {
 }
 
 fn expiring_drops_the_range_and_nothing_else(store: &impl StateStore) {
-    for table in [Table::Segment, Table::Chunk, Table::Outbox] {
+    let tables = [Table::Segment, Table::Chunk, Table::Outbox, Table::Run, Table::RunHeader];
+    for table in tables {
         for number in 0..50 {
             put(store, &[(key(table, number), vec![7; 5_000])]);
         }
         store.flush().unwrap();
     }
-    for table in [Table::Segment, Table::Chunk, Table::Outbox] {
+    for table in tables {
         store.expire(&key(table, 10), &key(table, 40)).unwrap();
     }
     store.expire(&key(Table::Segment, 60), &key(Table::Segment, 60)).unwrap();
     let found = all(&store.snapshot());
-    assert_eq!(found.len(), 60);
-    for table in [Table::Segment, Table::Chunk, Table::Outbox] {
+    assert_eq!(found.len(), 100);
+    for table in tables {
         for number in (0..10).chain(40..50) {
             assert!(found.contains_key(&key(table, number)), "{table:?} {number}");
         }

@@ -232,7 +232,7 @@ impl Columns {
         Self::decode_of(row, Attributes::ALL)
     }
 
-    /// Decodes the times and some attributes of a row; the columns of the others stay empty.
+    /// Decodes offsets, times and some attributes of a row; the columns of the others stay empty.
     /// `None` where what is decoded is damaged, or the row of another format.
     #[must_use]
     pub fn decode_of(mut row: &[u8], wanted: Attributes) -> Option<Self> {

@@ -56,7 +56,8 @@ pub enum Table {
 }
 
 /// The tables whose rows are of one day each: their keys go on with it. In the order in which a
-/// day is dropped: nothing names what is gone already.
+/// day is dropped: while the process runs, nothing names what is gone. After a crash the day is
+/// dropped again.
 pub const DAILY: [Table; 5] =
     [Table::RunHeader, Table::Run, Table::Columns, Table::Segment, Table::Chunk];
 

@@ -270,7 +270,9 @@ impl Header {
         let (mut offset, mut stream) = (id.first_offset, stream_max_ms);
         let mut zones = Vec::with_capacity(count.div_ceil(BLOCK));
         for _ in 0..count.div_ceil(BLOCK) {
-            offset = offset.checked_add(varint::take(row)?)?;
+            let growth = varint::take(row)?;
+            (growth > 0 || zones.is_empty()).then_some(())?;
+            offset = offset.checked_add(growth)?;
             stream = stream.wrapping_add(varint::take_signed(row)?);
             let time_min_ms = stream.wrapping_add(varint::take_signed(row)?);
             let time_max_ms = time_min_ms.wrapping_add(varint::take(row)? as i64);

@@ -4,7 +4,7 @@ use crate::attribute::Attribute;
 use crate::pack::{self, GROUP};
 use crate::query::answer::{Bounds, Found};
 use crate::query::fetch::Fetcher;
-use crate::query::mask::{Hits, Mask};
+use crate::query::mask::{Mask, Matches};
 use crate::query::matcher::{Matcher, Ranges};
 use crate::query::source::Source;
 use crate::query::tally::Tally;
@@ -37,7 +37,7 @@ pub(super) fn count<'a, R: Readable>(
         found.total += total;
         return tallies.finish(source, true, &mut found.facets, &mut found.bounds);
     }
-    let (mut hits, mut ones) = (Vec::new(), 0);
+    let (mut matches, mut ones) = (Vec::new(), 0);
     for block in 0..blocks {
         if matcher.blocks >> block & 1 == 0 || !ranges.meet(&source.extent(block)) {
             continue;
@@ -49,11 +49,11 @@ pub(super) fn count<'a, R: Readable>(
         ones += mask.ones();
         bucket(query, source, block, &mask, &mut found.histogram)?;
         if !query.facets.is_empty() {
-            hits.push((block, mask.hits()));
+            matches.push((block, mask.matches()));
         }
     }
     found.total += ones as u64;
-    tallies.add(source, &hits, ones)?;
+    tallies.add(source, &matches, ones)?;
     tallies.finish(source, false, &mut found.facets, &mut found.bounds)
 }
 
@@ -90,7 +90,7 @@ impl Counts {
     fn add<R: Readable>(
         &mut self,
         source: &Source<'_, R>,
-        hits: &[(usize, Hits)],
+        matches: &[(usize, Matches)],
         ones: usize,
     ) -> Read<(), R> {
         for Facet { attribute, counts, only } in &mut self.facets {
@@ -105,13 +105,13 @@ impl Counts {
                 (Source::Run(run), _) => match run.shape(*attribute) {
                     Shape::Dictionary { width: 0, .. } => counts[1] += ones as u32,
                     Shape::Dictionary { width, .. } => {
-                        count_codes(run, (*attribute, width), hits, counts)?;
+                        count_codes(run, (*attribute, width), matches, counts)?;
                     }
                     Shape::Absent | Shape::Hashes => {}
                 },
                 (_, Some(columns)) => {
                     let codes = &columns.attributes[*attribute as usize].codes;
-                    let matches = hits.iter().flat_map(|(_, hits)| hits.iter());
+                    let matches = matches.iter().flat_map(|(_, matches)| matches.iter());
                     matches.for_each(|at| counts[usize::from(codes[at])] += 1);
                 }
                 (_, None) => {}
@@ -159,21 +159,23 @@ impl Counts {
 fn count_codes<R: Readable>(
     run: &Run<'_, R>,
     (attribute, width): (Attribute, u8),
-    hits: &[(usize, Hits)],
+    matches: &[(usize, Matches)],
     counts: &mut [u32],
 ) -> Read<(), R> {
-    let (Some((first, _)), Some((last, _))) = (hits.first(), hits.last()) else { return Ok(()) };
-    if hits.len() * 2 < last - first + 1 {
-        for (block, hits) in hits {
+    let (Some((first, _)), Some((last, _))) = (matches.first(), matches.last()) else {
+        return Ok(());
+    };
+    if matches.len() * 2 < last - first + 1 {
+        for (block, matches) in matches {
             let row = run.codes_row(attribute, *block)?;
-            whole(hits.count_packed(&row, width, counts), "codes do not decode")?;
+            whole(matches.count_packed(&row, width, counts), "codes do not decode")?;
         }
         return Ok(());
     }
-    let (mut left, mut intact) = (hits.iter().peekable(), true);
+    let (mut left, mut intact) = (matches.iter().peekable(), true);
     run.visit_codes(attribute, *first, *last, &mut |block, row| {
-        if let Some((_, hits)) = left.next_if(|(wanted, _)| *wanted == block) {
-            intact = hits.count_packed(row, width, counts).is_some();
+        if let Some((_, matches)) = left.next_if(|(wanted, _)| *wanted == block) {
+            intact = matches.count_packed(row, width, counts).is_some();
         }
         intact
     })?;
@@ -181,8 +183,7 @@ fn count_codes<R: Readable>(
     whole(all.then_some(()), "codes do not decode, or are missing")
 }
 
-/// Adds the counts of a run's codes, or of its whole dictionary, to a tally. Each value that was
-/// counted must be there.
+/// Adds the counts of a run's codes, or of its whole dictionary, to a tally.
 fn finish_run<R: Readable>(
     run: &Run<'_, R>,
     attribute: Attribute,
@@ -200,7 +201,7 @@ fn finish_run<R: Readable>(
         tally.reserve(run.values(attribute));
     }
     tally.rewind();
-    dictionary::visit_pieces(run.rows, &run.header.id, attribute as u8, b"", &mut |values| {
+    dictionary::visit_pieces(run, attribute, b"", &mut |values| {
         let counted = values.filter_map(|value| {
             let count = match counts {
                 Some(counts) => counts.get(usize::from(value.code)).copied().unwrap_or(0),
@@ -211,8 +212,7 @@ fn finish_run<R: Readable>(
         });
         tally.add_all(counted);
         left > 0
-    })?;
-    whole((left == 0).then_some(()), "a dictionary has fewer values than its header says")
+    })
 }
 
 /// Counts a block's matches by bucket of time.

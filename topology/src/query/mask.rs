@@ -143,22 +143,22 @@ impl Mask {
 
     /// The matching traces in a list, which is quicker to go through again and again.
     #[must_use]
-    pub fn hits(&self) -> Hits {
+    pub fn matches(&self) -> Matches {
         let ones = self.ones();
         // Eight places are written for each byte with a bit, as many kept as it has bits.
-        let (mut hits, mut end) = (vec![0; ones + 7], 0);
-        for (at, word) in self.words.iter().enumerate() {
+        let (mut list, mut end) = (vec![0; ones + 7], 0);
+        'words: for (at, word) in self.words.iter().enumerate() {
             for (byte, start) in word.to_le_bytes().into_iter().zip((at as u16 * 64..).step_by(8)) {
                 let places = &PLACES[usize::from(byte)];
-                let Some(eight) = hits.get_mut(end..end + 8) else { break };
-                for (hit, place) in eight.iter_mut().zip(places) {
-                    *hit = start + u16::from(*place);
+                let Some(eight) = list.get_mut(end..end + 8) else { break 'words };
+                for (one, place) in eight.iter_mut().zip(places) {
+                    *one = start + u16::from(*place);
                 }
                 end += byte.count_ones() as usize;
             }
         }
-        hits.truncate(ones);
-        Hits { hits, count: self.count }
+        list.truncate(ones);
+        Matches { list, count: self.count }
     }
 }
 
@@ -182,12 +182,12 @@ const PLACES: [[u8; 8]; 256] = {
 
 /// The matching traces of a block, ascending.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hits {
-    hits: Vec<u16>,
+pub struct Matches {
+    list: Vec<u16>,
     count: usize,
 }
 
-impl Hits {
+impl Matches {
     /// Counts the packed codes of the matching traces; `None` where `row` has another length than
     /// the block's or a code that `counts` has no place for.
     #[must_use]
@@ -214,7 +214,7 @@ impl Hits {
 
     /// The matching traces.
     pub fn iter(&self) -> impl Iterator<Item = usize> {
-        self.hits.iter().map(|at| usize::from(*at))
+        self.list.iter().map(|at| usize::from(*at))
     }
 
     /// Counts codes of up to 8 bits.
@@ -321,13 +321,40 @@ mod tests {
                     assert_eq!(packed.iter().collect::<Vec<_>>(), wanted);
                     assert_eq!(packed.ones(), wanted.len());
                     let mut counts = vec![0; usize::from(max) + 1];
-                    packed.hits().count_packed(&row, width, &mut counts).unwrap();
+                    packed.matches().count_packed(&row, width, &mut counts).unwrap();
                     for at in wanted {
                         counts[usize::from(codes[at])] -= 1;
                     }
                     assert!(counts.iter().all(|count| *count == 0));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn matches_are_the_bits_of_a_mask() {
+        for count in [0usize, 1, 7, 8, 64, 8_192, 65_535] {
+            for step in [1usize, 2, 9, 1_000, 70_000] {
+                let mut mask = Mask::full(count);
+                (0..count).filter(|at| at % step != step / 2).for_each(|at| mask.clear(at));
+                let matches = mask.matches();
+                assert!(matches.iter().eq(mask.iter()), "{count} by {step}");
+                assert_eq!(matches.iter().count(), mask.ones());
+            }
+        }
+    }
+
+    #[test]
+    fn codes_that_nobody_counts_are_refused() {
+        for (width, row) in [(2u8, vec![3u8; 2]), (8, vec![9; 8]), (16, vec![9; 16])] {
+            let matches = Mask::full(8).matches();
+            let code = usize::from(row[0]);
+            let count = |row: &[u8], counts: usize| {
+                let code = matches.count_packed(row, width, &mut vec![0; counts]);
+                code.is_some()
+            };
+            let most = if width == 16 { code * 257 } else { code };
+            assert!(count(&row, most + 1) && !count(&row, most) && !count(&row[1..], most + 1));
         }
     }
 

@@ -168,6 +168,9 @@ fn gather_rows<'a, R: Readable>(
     rows_left: &mut usize,
     sources: &mut Vec<Source<'a, R>>,
 ) -> Read<(), R> {
+    if *rows_left == 0 {
+        return Ok(());
+    }
     let (mut from, to) = key::tracker_day(Table::Columns, day, tracker);
     if let Some(columns_from_ms) = columns_from_ms {
         // Before this cycle there are only the tombstones of rows that runs took in.
@@ -208,7 +211,7 @@ fn days<R: Readable>(
 ) -> Read<std::ops::RangeInclusive<u16>, R> {
     let rows = partition.rows;
     let (mut first, mut last) = (u16::MAX, 0);
-    for table in [Table::Columns, Table::Run] {
+    for table in [Table::Columns, Table::RunHeader] {
         let from = key::days_before(table, partition.days_from).1;
         let (_, to) = key::whole(table);
         let day = |key: &[u8]| key.get(1..3).map_or(0, |d| u16::from_be_bytes([d[0], d[1]]));

@@ -3,6 +3,8 @@
 //! A piece is a row whose key ends with its last value. It holds the code of its first value, then
 //! for each value its length, how many traces have it, the blocks they are in, and its bytes.
 
+use crate::attribute::Attribute;
+use crate::run::reader::Run;
 use crate::run::{BLOCKS_MAX, Read, Readable, RunId, Section, whole};
 use crate::state::Changes;
 use crate::varint;
@@ -182,16 +184,15 @@ impl<'a> Iterator for Values<'a> {
 /// returns false.
 ///
 /// # Errors
-/// The store's, or a damaged piece.
+/// The store's, or a piece that is damaged or missing; not noticed is one that had `from` itself.
 pub fn visit_from<R: Readable>(
-    rows: &R,
-    run: &RunId,
-    attribute: u8,
+    run: &Run<'_, R>,
+    attribute: Attribute,
     from: &[u8],
     visit: &mut dyn FnMut(Value<'_>) -> bool,
 ) -> Read<(), R> {
     let mut before = !from.is_empty();
-    visit_pieces(rows, run, attribute, from, &mut |values| {
+    visit_pieces(run, attribute, from, &mut |values| {
         values.all(|value| {
             before = before && value.bytes < from;
             before || visit(value)
@@ -204,23 +205,29 @@ pub fn visit_from<R: Readable>(
 /// # Errors
 /// As [`visit_from`].
 pub fn visit_pieces<R: Readable>(
-    rows: &R,
-    run: &RunId,
-    attribute: u8,
+    run: &Run<'_, R>,
+    attribute: Attribute,
     from: &[u8],
     visit: &mut dyn FnMut(&mut Values<'_>) -> bool,
 ) -> Read<(), R> {
-    let start = run.section(Section::Dictionary, attribute).raw(from).done();
-    let (_, end) = run.section(Section::Dictionary, attribute).range();
-    let mut intact = true;
-    rows.scan(&start, &end, &mut |_, piece| {
-        let mut values = Values::of(piece);
-        let more = visit(&mut values);
-        intact = values.is_intact();
-        more && intact
-    })
-    .map_err(crate::stage::LoadError::Store)?;
-    whole(intact.then_some(()), "a dictionary piece does not decode")
+    let section = || run.header.id.section(Section::Dictionary, attribute as u8);
+    let (start, (_, end)) = (section().raw(from).done(), section().range());
+    // Codes ascend by one, from 1 on: so no piece is missing between two others, nor at an end.
+    let mut next = from.is_empty().then_some(1);
+    let (mut intact, mut gap, mut stopped) = (true, false, false);
+    run.rows
+        .scan(&start, &end, &mut |_, piece| {
+            let mut values = Values::of(piece);
+            gap = values.code == 0 || next.is_some_and(|next| next != values.code);
+            stopped = gap || !visit(&mut values);
+            (intact, next) = (values.is_intact(), Some(values.code));
+            intact && !stopped
+        })
+        .map_err(crate::stage::LoadError::Store)?;
+    whole(intact.then_some(()), "a dictionary piece does not decode")?;
+    let last = next.map(|next| usize::from(next.wrapping_sub(1)));
+    let whole_list = stopped || last.is_none_or(|last| last == run.values(attribute));
+    whole((whole_list && !gap).then_some(()), "a dictionary lacks pieces, or has too many")
 }
 
 /// Finds one value.
@@ -228,14 +235,12 @@ pub fn visit_pieces<R: Readable>(
 /// # Errors
 /// As [`visit_from`].
 pub fn find<R: Readable>(
-    rows: &R,
-    run: &RunId,
-    attribute: u8,
-    blocks: usize,
+    run: &Run<'_, R>,
+    attribute: Attribute,
     wanted: &[u8],
 ) -> Read<Option<(u16, u32, u128)>, R> {
-    let mut found = None;
-    visit_from(rows, run, attribute, wanted, &mut |value| {
+    let (mut found, blocks) = (None, run.header.zones.len());
+    visit_from(run, attribute, wanted, &mut |value| {
         if value.bytes == wanted {
             found = Some((value.code, value.count, value.blocks.bits(blocks)));
         }

@@ -8,7 +8,7 @@ use trailproof_topology::memory::Memory;
 use trailproof_topology::query::answer::Answer;
 use trailproof_topology::query::predicate::Texts;
 use trailproof_topology::query::search::search;
-use trailproof_topology::query::source::Partition;
+use trailproof_topology::query::source::{Partition, ROWS_MAX};
 use trailproof_topology::query::{
     Axis, Cursor, Histogram, OpenView, Order, Predicate, Query, Test,
 };
@@ -291,7 +291,7 @@ fn the_rows_of_runs_are_the_golden_ones() {
 }
 
 /// A merge takes its sources away: it must not take what it has not read. An answer must not leave
-/// values out either.
+/// values out either, as far as it can be told.
 #[test]
 fn runs_without_all_of_a_dictionary_are_neither_merged_nor_counted() {
     let random = &mut Random(5);
@@ -338,6 +338,71 @@ fn runs_without_all_of_a_dictionary_are_neither_merged_nor_counted() {
         }
     }
     assert!(dictionaries > 5, "{dictionaries}");
+}
+
+/// A dictionary of several pieces, with one of them gone.
+#[test]
+fn a_dictionary_without_a_piece_gives_no_answer() {
+    let random = &mut Random(6);
+    let mut world = World::new(START_MS);
+    world.pace_ms = 10;
+    for _ in 0..24 {
+        world.feed(random, 1_000, 100_000, 1);
+    }
+    world.index(1, 2);
+    let rows = &world.lanes[0].rows;
+    let dictionary = |key: &[u8]| {
+        let attribute = Attribute::ResourceName as u8;
+        key[0] == Table::Run as u8 && key[28..30] == [attribute, Section::Dictionary as u8]
+    };
+    let pieces: Vec<&[u8]> =
+        rows.iter().map(|(key, _)| key).filter(|key| dictionary(key)).collect();
+    let of_first = |key: &&&[u8]| key[..28] == pieces[0][..28];
+    let pieces: Vec<&[u8]> = pieces.iter().filter(of_first).copied().collect();
+    assert!(pieces.len() > 2, "{}", pieces.len());
+    for piece in &pieces {
+        let mut changes = Changes::default();
+        changes.delete(piece.to_vec());
+        let mut damaged = rows.clone();
+        damaged.commit(&changes);
+        let tracker = piece[3..19].try_into().expect("16 bytes");
+        let query = Query { limit: 0, count: true, ..Query::newest(vec![tracker], 1) };
+        let test = Test::Begins(vec![String::new()]);
+        let begins = vec![!Predicate::new(Attribute::ResourceName, test)];
+        let facets = Query { facets: vec![Attribute::ResourceName], ..query.clone() };
+        for query in [Query { predicates: begins, ..query }, facets] {
+            let open = &OpenView::default();
+            let ask = |rows| search(&query, Partition { number: 0, rows, open, days_from: 0 });
+            assert!(ask(rows).is_ok() && ask(&damaged).is_err(), "{query:?}");
+        }
+    }
+}
+
+/// Rows beyond the bound are left out, and the answer says so.
+#[test]
+fn rows_beyond_the_bound_are_left_out_and_counted_as_such() {
+    let random = &mut Random(8);
+    let mut world = World::new(START_MS);
+    world.feed(random, 200, 5, 1);
+    let rows = &mut world.lanes[0].rows;
+    let columns: Vec<(Vec<u8>, Vec<u8>)> = rows
+        .iter()
+        .filter(|(key, _)| key[0] == Table::Columns as u8)
+        .map(|(key, row)| (key.to_vec(), row.to_vec()))
+        .collect();
+    let mut changes = Changes::default();
+    for (key, row) in &columns {
+        for number in 0..ROWS_MAX as u32 / 2 {
+            let end = key.len() - 4;
+            let copy = [&key[..end], &number.to_be_bytes()].concat();
+            changes.put(copy, row.clone());
+        }
+    }
+    assert!(changes.list.len() > ROWS_MAX + 1, "{}", columns.len());
+    rows.commit(&changes);
+    let query = Query { limit: 0, count: true, ..Query::newest(TRACKERS.to_vec(), 1) };
+    let answer = world.ask(&query);
+    assert!(answer.bounds.rows_cut && answer.total.is_some_and(|total| total > 0));
 }
 
 #[test]
