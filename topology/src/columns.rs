@@ -90,44 +90,35 @@ impl Column {
         }
     }
 
-    fn decode(row: &mut &[u8], count: usize) -> Option<Self> {
+    /// Takes a column off the front; one that is not wanted is passed over, and empty.
+    fn decode(row: &mut &[u8], count: usize, wanted: bool) -> Option<Self> {
         let values = usize::try_from(varint::take(row)?).ok()?;
         if values > count {
             return None;
         }
-        let mut ends = Vec::with_capacity(values);
+        let mut ends = Vec::with_capacity(if wanted { values } else { 0 });
         let mut end = 0u32;
         for _ in 0..values {
             end = end.checked_add(u32::try_from(varint::take(row)?).ok()?)?;
-            ends.push(end);
+            if wanted {
+                ends.push(end);
+            }
         }
-        let bytes = varint::take_bytes(row, end as usize)?.to_vec();
+        let bytes = varint::take_bytes(row, end as usize)?;
         let width = varint::take_bytes(row, 1)?[0];
+        let packed_len = if width == CONSTANT { 0 } else { pack::codes_len(count, width) };
+        let packed = varint::take_bytes(row, packed_len)?;
+        if !wanted {
+            return Some(Self::default());
+        }
         let mut codes = Vec::with_capacity(count + 8);
         if width == CONSTANT {
             codes.resize(count, 1);
         } else {
-            let packed = varint::take_bytes(row, pack::codes_len(count, width))?;
             pack::take_codes(packed, count, width, &mut codes)?;
         }
         codes.iter().all(|code| usize::from(*code) <= values).then_some(())?;
-        Some(Self { bytes, ends, codes })
-    }
-
-    fn skip(row: &mut &[u8], count: usize) -> Option<()> {
-        let values = usize::try_from(varint::take(row)?).ok()?;
-        if values > count {
-            return None;
-        }
-        let mut length = 0usize;
-        for _ in 0..values {
-            length = length.checked_add(usize::try_from(varint::take(row)?).ok()?)?;
-        }
-        varint::take_bytes(row, length)?;
-        let width = varint::take_bytes(row, 1)?[0];
-        let codes = if width == CONSTANT { 0 } else { pack::codes_len(count, width) };
-        varint::take_bytes(row, codes)?;
-        Some(())
+        Some(Self { bytes: bytes.to_vec(), ends, codes })
     }
 }
 
@@ -257,10 +248,8 @@ impl Columns {
             columns.trace_ids = hashes.iter().copied().map(u32::from_le_bytes).collect();
         }
         for (attribute, column) in Attribute::ALL.into_iter().zip(&mut columns.attributes) {
-            match attribute {
-                Attribute::TraceId => {}
-                _ if wanted.has(attribute) => *column = Column::decode(row, count)?,
-                _ => Column::skip(row, count)?,
+            if attribute != Attribute::TraceId {
+                *column = Column::decode(row, count, wanted.has(attribute))?;
             }
         }
         row.is_empty().then_some(columns)

@@ -192,7 +192,7 @@ fn finish_run<R: Readable>(
 ) -> Read<(), R> {
     let mut left = match counts {
         Some(counts) => counts[1..].iter().filter(|count| **count > 0).count(),
-        None => run.values(attribute),
+        None => usize::MAX,
     };
     if left == 0 || !matches!(run.shape(attribute), Shape::Dictionary { .. }) {
         return Ok(());
@@ -207,8 +207,11 @@ fn finish_run<R: Readable>(
                 Some(counts) => counts.get(usize::from(value.code)).copied().unwrap_or(0),
                 None => value.count,
             };
-            left = left.saturating_sub(usize::from(count > 0 || counts.is_none()));
-            (count > 0).then_some((value.bytes, u64::from(count)))
+            if count == 0 {
+                return None;
+            }
+            left = left.saturating_sub(1);
+            Some((value.bytes, u64::from(count)))
         });
         tally.add_all(counted);
         left > 0
