@@ -4,7 +4,7 @@
 //! The same id with other content is another trace: kept, and counted as a conflict.
 //!
 //! The window is rows of the partition's state, so it depends on the log alone. Its memory is
-//! fixed: under 19 bytes for each trace it can hold. So it compares the upper 48 bits of each hash:
+//! fixed: under 18 bytes for each trace it can hold. So it compares the upper 48 bits of each hash:
 //! with a million marks, one new trace in some 2^28 is counted as a conflict by mistake, and one in
 //! 2^76 would be taken for a resend.
 //!
@@ -24,8 +24,8 @@ pub const CAPACITY_MAX: u32 = 1 << 24;
 /// Slots of a bucket: with the count they fill 64 bytes.
 const SLOTS: usize = 15;
 
-/// Marks of a bucket on average, at most: so few buckets are ever full.
-const MARKS: usize = 10;
+/// Marks of a bucket on average, at most: so one bucket in six is full.
+const MARKS: usize = 12;
 
 /// Buckets of a new window.
 const BUCKETS_MIN: usize = 1 << 8;

@@ -15,8 +15,8 @@ use crate::run::reader::{Run, encode_bucket};
 use crate::run::union::{Remap, Union};
 use crate::run::uses::{self, Use};
 use crate::run::{
-    BLOCK, ChunkId, Header, NO_ATTRIBUTE, Read, Readable, RunId, SPREAD_MIN, Section, Shape,
-    TRACES_MAX, VALUES_MAX, Zone, whole,
+    BLOCK, ChunkId, Header, NO_ATTRIBUTE, Read, Readable, RunId, Section, Shape, TRACES_MAX,
+    VALUES_MAX, Zone, bucket_of, whole,
 };
 use crate::state::Changes;
 
@@ -39,16 +39,6 @@ impl<R: Readable> Source<'_, R> {
         match self {
             Self::Columns(_, columns) => columns.len(),
             Self::Run(run) => run.header.count,
-        }
-    }
-
-    fn codes(&self, attribute: Attribute, block: usize, codes: &mut Vec<u16>) -> Read<(), R> {
-        match self {
-            Self::Columns(_, columns) => {
-                codes.extend_from_slice(&columns.attributes[attribute as usize].codes);
-                Ok(())
-            }
-            Self::Run(run) => run.codes(attribute, block, codes),
         }
     }
 
@@ -100,12 +90,25 @@ impl<R: Readable> Source<'_, R> {
         mut ordinals: &[u32],
         visit: &mut impl FnMut(u32, u16),
     ) -> Read<(), R> {
+        let known = |codes: &[u16]| {
+            let known = codes.iter().max().is_none_or(|most| usize::from(*most) <= values);
+            whole(known.then_some(()), "codes do not fit their dictionary")
+        };
+        let run = match self {
+            Self::Run(run) => run,
+            Self::Columns(_, columns) => {
+                let codes = &columns.attributes[attribute as usize].codes;
+                known(codes)?;
+                ordinals.iter().zip(codes).for_each(|(ordinal, code)| visit(*ordinal, *code));
+                return Ok(());
+            }
+        };
         let (mut codes, mut block) = (Vec::with_capacity(BLOCK), 0);
         while !ordinals.is_empty() {
             codes.clear();
-            self.codes(attribute, block, &mut codes)?;
-            let known = codes.iter().max().is_some_and(|most| usize::from(*most) <= values);
-            whole(known.then_some(()), "codes do not fit their dictionary")?;
+            run.codes(attribute, block, &mut codes)?;
+            known(&codes)?;
+            whole((!codes.is_empty()).then_some(()), "a block has no codes")?;
             let (own, rest) = ordinals.split_at(codes.len().min(ordinals.len()));
             own.iter().zip(&codes).for_each(|(ordinal, code)| visit(*ordinal, *code));
             (ordinals, block) = (rest, block + 1);
@@ -337,10 +340,9 @@ impl<'s, 'a, R: Readable> Merge<'s, 'a, R> {
     }
 
     fn hashes(&self, attribute: Attribute, changes: &mut Changes) -> Read<(), R> {
-        let mut buckets: Vec<Vec<u64>> = vec![Vec::new(); 256];
-        let mut add = |hash: u32, ordinal: u32| {
-            buckets[(hash >> 24) as usize].push((u64::from(hash) << 32) | u64::from(ordinal));
-        };
+        let mut all = Vec::with_capacity(self.header.count);
+        let mut add =
+            |hash: u32, ordinal: u32| all.push((u64::from(hash) << 32) | u64::from(ordinal));
         for (source, ordinals) in self.spread() {
             match source {
                 Source::Columns(_, columns) if attribute == Attribute::TraceId => {
@@ -368,15 +370,13 @@ impl<'s, 'a, R: Readable> Merge<'s, 'a, R> {
                 }
             }
         }
+        all.sort_unstable();
         let id = &self.header.id;
-        let key = |bucket: u32| id.section(Section::Hashes, attribute as u8).u32(bucket).done();
-        buckets.iter_mut().for_each(|bucket| bucket.sort_unstable());
-        if self.header.count >= SPREAD_MIN {
-            for (at, bucket) in (0u32..).zip(&buckets).filter(|(_, bucket)| !bucket.is_empty()) {
-                changes.put(key(at), encode_bucket(bucket, self.header.count));
-            }
-        } else {
-            changes.put(key(0), encode_bucket(&buckets.concat(), self.header.count));
+        let row_of = |entry: u64| bucket_of((entry >> 32) as u32, self.header.count);
+        for hashes in all.chunk_by(|a, b| row_of(*a) == row_of(*b)) {
+            let row = row_of(hashes[0]);
+            let key = id.section(Section::Hashes, attribute as u8).u32(row).done();
+            changes.put(key, encode_bucket(hashes, self.header.count));
         }
         Ok(())
     }
