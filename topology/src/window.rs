@@ -9,7 +9,7 @@
 //! 2^76 would be taken for a resend.
 //!
 //! **Invariant:** the table holds exactly the ring's entries. A bucket is one line of the cache, so
-//! a look, an insertion and a removal each touch one, nearly always; what finds its bucket full
+//! a look, an insertion and a removal each touch one, mostly; what finds its bucket full
 //! lies in the next one, and each bucket counts what passed it by. A slot has a piece of the mark's
 //! id beside its place, so that foreign entries are passed without a look into the ring.
 
@@ -24,7 +24,7 @@ pub const CAPACITY_MAX: u32 = 1 << 24;
 /// Slots of a bucket: with the count they fill 64 bytes.
 const SLOTS: usize = 15;
 
-/// Marks of a bucket on average, at most: so one bucket in six is full.
+/// Marks of a bucket on average, at most: so one bucket in six has to pass marks on.
 const MARKS: usize = 12;
 
 /// Buckets of a new window.
