@@ -4,12 +4,12 @@
 //! The same id with other content is another trace: kept, and counted as a conflict.
 //!
 //! The window is rows of the partition's state, so it depends on the log alone. Its memory is
-//! fixed: under 18 bytes for each trace it can hold. So it compares the upper 48 bits of each hash:
+//! fixed: under 19 bytes for each trace it can hold. So it compares the upper 48 bits of each hash:
 //! with a million marks, one new trace in some 2^28 is counted as a conflict by mistake, and one in
 //! 2^76 would be taken for a resend.
 //!
 //! **Invariant:** the table holds exactly the ring's entries. A bucket is one line of the cache, so
-//! a look, an insertion and a removal each touch one, mostly; what finds its bucket full
+//! a look, an insertion and a removal each touch one, nearly always; what finds its bucket full
 //! lies in the next one, and each bucket counts what passed it by. A slot has a piece of the mark's
 //! id beside its place, so that foreign entries are passed without a look into the ring.
 
@@ -24,8 +24,8 @@ pub const CAPACITY_MAX: u32 = 1 << 24;
 /// Slots of a bucket: with the count they fill 64 bytes.
 const SLOTS: usize = 15;
 
-/// Marks of a bucket on average, at most: so one bucket in six has to pass marks on.
-const MARKS: usize = 12;
+/// Marks of a bucket on average, at most: so few buckets are ever full.
+const MARKS: usize = 10;
 
 /// Buckets of a new window.
 const BUCKETS_MIN: usize = 1 << 8;
@@ -185,7 +185,8 @@ impl Window {
         let packed = Packed::of(mark);
         let tag = self.slot_tag(packed);
         let mut at = self.home(packed);
-        loop {
+        // Each bucket may have been passed by at once.
+        for _ in 0..self.table.len() {
             let bucket = &self.table[at];
             for slot in bucket.slots {
                 if slot == 0 || slot >> self.place_bits != tag {
@@ -200,10 +201,11 @@ impl Window {
                 }
             }
             if bucket.passed == 0 {
-                return seen;
+                break;
             }
             at = self.after(at);
         }
+        seen
     }
 
     /// Takes a mark in; the oldest one leaves where the window is full.
@@ -317,6 +319,21 @@ mod tests {
             let newest = list.split_off(list.len() - window.len());
             assert_eq!(window.marks(), newest);
         }
+    }
+
+    /// Twenty marks of the first of two buckets, then eleven of the second: five passed the first
+    /// one by, and one the second.
+    #[test]
+    fn a_look_ends_where_every_bucket_was_passed_by() {
+        let of_bucket = |bucket: u64, n: u64| Mark { id: bucket << 63 >> 16 | n << 50, content: n };
+        let mut window = Window::new(20);
+        (0..20).for_each(|n| window.push(of_bucket(0, n)));
+        (0..11).for_each(|n| window.push(of_bucket(1, n)));
+        assert!(window.table.len() == 2 && window.table.iter().all(|bucket| bucket.passed > 0));
+        let other = |bucket| window.look(&of_bucket(bucket, 99));
+        assert_eq!((other(0), other(1)), (Seen::New, Seen::New));
+        let known = |bucket, n| window.look(&of_bucket(bucket, n)) == Seen::Resend;
+        assert!((0..20).all(|n| known(0, n) == (n >= 11)) && (0..11).all(|n| known(1, n)));
     }
 
     #[test]

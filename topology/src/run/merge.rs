@@ -90,15 +90,19 @@ impl<R: Readable> Source<'_, R> {
         mut ordinals: &[u32],
         visit: &mut impl FnMut(u32, u16),
     ) -> Read<(), R> {
-        let known = |codes: &[u16]| {
-            let known = codes.iter().max().is_none_or(|most| usize::from(*most) <= values);
-            whole(known.then_some(()), "codes do not fit their dictionary")
+        let check = |codes: &[u16]| {
+            let fit = codes.iter().max().is_some_and(|most| usize::from(*most) <= values);
+            whole(fit.then_some(()), "codes do not fit their dictionary")
         };
         let run = match self {
             Self::Run(run) => run,
             Self::Columns(_, columns) => {
                 let codes = &columns.attributes[attribute as usize].codes;
-                known(codes)?;
+                if !ordinals.is_empty() {
+                    check(codes)?;
+                }
+                let same = codes.len() == ordinals.len();
+                whole(same.then_some(()), "a source has more traces than codes")?;
                 ordinals.iter().zip(codes).for_each(|(ordinal, code)| visit(*ordinal, *code));
                 return Ok(());
             }
@@ -107,8 +111,7 @@ impl<R: Readable> Source<'_, R> {
         while !ordinals.is_empty() {
             codes.clear();
             run.codes(attribute, block, &mut codes)?;
-            known(&codes)?;
-            whole((!codes.is_empty()).then_some(()), "a block has no codes")?;
+            check(&codes)?;
             let (own, rest) = ordinals.split_at(codes.len().min(ordinals.len()));
             own.iter().zip(&codes).for_each(|(ordinal, code)| visit(*ordinal, *code));
             (ordinals, block) = (rest, block + 1);
