@@ -90,30 +90,26 @@ impl<R: Readable> Source<'_, R> {
         mut ordinals: &[u32],
         visit: &mut impl FnMut(u32, u16),
     ) -> Read<(), R> {
-        let check = |codes: &[u16]| {
-            let fit = codes.iter().max().is_some_and(|most| usize::from(*most) <= values);
-            whole(fit.then_some(()), "codes do not fit their dictionary")
-        };
-        let run = match self {
-            Self::Run(run) => run,
-            Self::Columns(_, columns) => {
-                let codes = &columns.attributes[attribute as usize].codes;
-                if !ordinals.is_empty() {
-                    check(codes)?;
-                }
-                let same = codes.len() == ordinals.len();
-                whole(same.then_some(()), "a source has more traces than codes")?;
-                ordinals.iter().zip(codes).for_each(|(ordinal, code)| visit(*ordinal, *code));
-                return Ok(());
-            }
-        };
-        let (mut codes, mut block) = (Vec::with_capacity(BLOCK), 0);
+        let (mut buffer, mut block) = (Vec::new(), 0);
         while !ordinals.is_empty() {
-            codes.clear();
-            run.codes(attribute, block, &mut codes)?;
-            check(&codes)?;
+            let codes = match self {
+                Self::Columns(_, columns) => {
+                    let codes = &columns.attributes[attribute as usize].codes;
+                    let same = codes.len() == ordinals.len();
+                    whole(same.then_some(()), "a source has more traces than codes")?;
+                    codes
+                }
+                Self::Run(run) => {
+                    buffer.clear();
+                    buffer.reserve(BLOCK);
+                    run.codes(attribute, block, &mut buffer)?;
+                    &buffer
+                }
+            };
+            let known = codes.iter().max().is_some_and(|most| usize::from(*most) <= values);
+            whole(known.then_some(()), "codes do not fit their dictionary")?;
             let (own, rest) = ordinals.split_at(codes.len().min(ordinals.len()));
-            own.iter().zip(&codes).for_each(|(ordinal, code)| visit(*ordinal, *code));
+            own.iter().zip(codes).for_each(|(ordinal, code)| visit(*ordinal, *code));
             (ordinals, block) = (rest, block + 1);
         }
         Ok(())
