@@ -4,9 +4,9 @@
 
 use std::path::PathBuf;
 
-/// Freed pages go back after half a second instead of ten, in the background, and from few
+/// Freed pages go back after a quarter of a second instead of ten, in the background, and from few
 /// arenas: a batch's buffers come and go many times a second and must not pile up.
-const OPTIONS: &str = "background_thread:true,dirty_decay_ms:500,muzzy_decay_ms:0,narenas:2";
+const OPTIONS: &str = "background_thread:true,dirty_decay_ms:250,muzzy_decay_ms:0,narenas:2";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

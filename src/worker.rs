@@ -428,7 +428,7 @@ where
                 Kind::Data => Body::Data(record.value),
                 Kind::Tick => Body::Tick,
                 Kind::Catalog => match marked.get(&record.offset) {
-                    Some((version, catalog)) => Body::Catalog(*version, catalog.as_deref()),
+                    Some((version, catalog)) => Body::Catalog(*version, catalog.as_ref()),
                     None => Body::Unknown(record.value),
                 },
                 Kind::Unknown => Body::Unknown(record.value),

@@ -149,7 +149,7 @@ impl Feeder {
     }
 
     fn mark(&mut self, time_ms: Millis) {
-        let catalog = self.catalog.clone();
+        let catalog = Arc::new(self.catalog.clone());
         for partition in 0..self.stages.len() {
             self.feed(partition, time_ms, Body::Catalog(catalog.version, Some(&catalog)));
         }

@@ -77,7 +77,7 @@ pub struct Head {
 pub struct DigestStage {
     setup: DigestSetup,
     position: Position,
-    catalog: Option<Catalog>,
+    catalog: Option<Arc<Catalog>>,
     schedule: Schedule,
     chains: BTreeMap<TrackerId, Chain>,
     boundaries: BTreeMap<u32, Boundary>,
@@ -285,14 +285,14 @@ impl DigestStage {
     }
 
     /// Takes a version of the catalog into force: chains begin, end, or move.
-    fn mark(&mut self, version: u64, catalog: &Catalog, batch: &mut Batch) {
+    fn mark(&mut self, version: u64, catalog: &Arc<Catalog>, batch: &mut Batch) {
         if version <= self.position.catalog_version {
             return;
         }
         let now_ms = self.position.stream_time_ms;
         self.position.catalog_version = version;
-        self.catalog = Some(catalog.clone());
-        batch.changes.put(key::single(Table::Catalog), state::encode(catalog));
+        self.catalog = Some(Arc::clone(catalog));
+        batch.changes.put(key::single(Table::Catalog), state::encode(&**catalog));
         let before = self.schedule.clone();
         if self.schedule.next_start_ms.is_none() {
             let interval_ms = catalog.digest_interval_ms.max(1);

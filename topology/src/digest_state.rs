@@ -12,6 +12,7 @@
 //! boundary of the one partition that the record is about.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +60,7 @@ impl Schedule {
 #[derive(Default)]
 pub(crate) struct Loaded {
     pub(crate) position: Position,
-    pub(crate) catalog: Option<Catalog>,
+    pub(crate) catalog: Option<Arc<Catalog>>,
     pub(crate) schedule: Schedule,
     pub(crate) chains: BTreeMap<TrackerId, Chain>,
     pub(crate) boundaries: BTreeMap<u32, Boundary>,
@@ -108,7 +109,7 @@ where
     }
     if let Some(row) = rows.get(&key::single(Table::Catalog)).map_err(LoadError::Store)? {
         let catalog = serde_json::from_slice(&row).map_err(|_| damage("catalog", &row))?;
-        loaded.catalog = Some(catalog);
+        loaded.catalog = Some(Arc::new(catalog));
     }
     visit(rows, Table::Chain, "chain", |key, row| {
         let tracker = key.try_into().ok()?;

@@ -3,6 +3,8 @@
 //! **Invariant:** an input carries all that a stage may know about it. The append time is the
 //! log's, so time passes *in the log* and nowhere else.
 
+use std::sync::Arc;
+
 use crate::catalog::Catalog;
 
 /// A position in a partition's log: 0 for its first record. An embedded log has no holes; Kafka
@@ -45,7 +47,8 @@ pub enum Body<'a> {
     Tick,
     /// Header `catalog`: from here on this version holds. `None` where the catalog topic has no
     /// such version with the mark's hash, which a forged mark can cause: it is counted and ignored.
-    Catalog(u64, Option<&'a Catalog>),
+    /// All stages that are fed it share it.
+    Catalog(u64, Option<&'a Arc<Catalog>>),
     /// Any other header: kept as a dead letter.
     Unknown(&'a [u8]),
     /// No record, but the operator's word that the records from here up to and with this offset are

@@ -128,7 +128,7 @@ impl Stage for RecordStage {
             Body::Catalog(version, catalog) => {
                 self.counts.marks += 1;
                 if let Some(catalog) = catalog.filter(|_| version > self.position.catalog_version) {
-                    self.install(version, Arc::new(catalog.clone()), batch);
+                    self.install(version, Arc::clone(catalog), batch);
                 }
             }
             Body::Unknown(record) => {

@@ -4,14 +4,16 @@
 //! The same id with other content is another trace: kept, and counted as a conflict.
 //!
 //! The window is rows of the partition's state, so it depends on the log alone. Its memory is
-//! fixed: under 19 bytes for each trace it can hold. So it compares the upper 48 bits of each hash:
-//! with a million marks, one new trace in some 2^28 is counted as a conflict by mistake, and one in
-//! 2^76 would be taken for a resend.
+//! fixed: under 18 bytes for each trace it can hold, once full. So it compares the upper 48 bits of
+//! the id's hash and the upper 47 of the content's: with a million marks, one new trace in some
+//! 2^28 is counted as a conflict by mistake, and one in 2^75 would be taken for a resend; of traces
+//! that repeat an id of the window with other content one in 2^47, for each mark of that id.
 //!
 //! **Invariant:** the table holds exactly the ring's entries. A bucket is one line of the cache, so
 //! a look, an insertion and a removal each touch one, nearly always; what finds its bucket full
 //! lies in the next one, and each bucket counts what passed it by. A slot has a piece of the mark's
-//! id beside its place, so that foreign entries are passed without a look into the ring.
+//! id beside its place, so that foreign entries are passed without a look into the ring, which
+//! holds the rest of the mark.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -30,8 +32,19 @@ const MARKS: usize = 10;
 /// Buckets of a new window.
 const BUCKETS_MIN: usize = 1 << 8;
 
-/// Bits of each hash that a window leaves out.
-const LEFT_OUT: u32 = 16;
+/// Places of a new ring.
+const PLACES_MIN: usize = BUCKETS_MIN * MARKS;
+
+/// Bits that a window leaves out of an id's hash, and of a content's.
+const ID_LEFT_OUT: u32 = 16;
+const CONTENT_LEFT_OUT: u32 = 17;
+
+/// Bytes of a mark in the ring, and where its home begins.
+const PACKED_BYTES: usize = 11;
+const HOME_AT: usize = 7;
+
+/// Bits of an id that are in every slot: the largest place needs the other 25.
+const SLOT_BITS: u32 = 7;
 
 /// What identifies a trace in the window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,30 +94,64 @@ pub enum Seen {
     Conflict,
 }
 
-/// A mark in the ring: the upper 48 bits of id and content.
+/// A mark as a window knows it: of the id 32 bits that decide its bucket and above them 16, its
+/// tag; of the content 47 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Packed([u32; 3]);
+struct Known {
+    home: u32,
+    tag: u32,
+    content: u64,
+}
 
-impl Packed {
+impl Known {
     fn of(mark: &Mark) -> Self {
-        let (id, content) = (mark.id >> LEFT_OUT, mark.content >> LEFT_OUT);
-        Self([id as u32, ((id >> 32 << 16) | (content >> 32)) as u32, content as u32])
+        let id = mark.id >> ID_LEFT_OUT;
+        Self { home: id as u32, tag: (id >> 32) as u32, content: mark.content >> CONTENT_LEFT_OUT }
     }
 
     fn mark(self) -> Mark {
-        let [id, upper, content] = self.0.map(u64::from);
-        let id = (upper >> 16 << 32) | id;
-        let content = ((upper & 0xffff) << 32) | content;
-        Mark { id: id << LEFT_OUT, content: content << LEFT_OUT }
+        let id = (u64::from(self.tag) << 32) | u64::from(self.home);
+        Mark { id: id << ID_LEFT_OUT, content: self.content << CONTENT_LEFT_OUT }
     }
 
+    /// What of it goes into the ring: the rest of the tag is in its slot.
+    fn packed(self) -> Packed {
+        let rest = (u64::from(self.tag >> SLOT_BITS) << (64 - CONTENT_LEFT_OUT)) | self.content;
+        let mut packed = [0; PACKED_BYTES];
+        packed[..HOME_AT].copy_from_slice(&rest.to_le_bytes()[..HOME_AT]);
+        packed[HOME_AT..].copy_from_slice(&self.home.to_le_bytes());
+        Packed(packed)
+    }
+}
+
+/// A mark in the ring: content (47 bits), tag without its lowest [`SLOT_BITS`] (9), home (32), all
+/// little-endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Packed([u8; PACKED_BYTES]);
+
+impl Packed {
+    fn home(self) -> u32 {
+        let [.., a, b, c, d] = self.0;
+        u32::from_le_bytes([a, b, c, d])
+    }
+
+    fn rest(self) -> u64 {
+        let [a, b, c, d, e, f, g, ..] = self.0;
+        u64::from_le_bytes([a, b, c, d, e, f, g, 0])
+    }
+
+    /// The mark, whose slot begins its tag like this.
+    fn known(self, slot_tag: u32) -> Known {
+        let bits = 64 - CONTENT_LEFT_OUT;
+        let upper = (self.rest() >> bits) as u32;
+        let tag = (upper << SLOT_BITS) | (slot_tag & ((1 << SLOT_BITS) - 1));
+        Known { home: self.home(), tag, content: self.rest() & ((1 << bits) - 1) }
+    }
+
+    /// Whether the ids are the same, as far as the ring has them.
     fn same_id(self, other: Self) -> bool {
-        self.0[0] == other.0[0] && self.tag() == other.tag()
-    }
-
-    /// The bits of the id that do not decide its bucket.
-    fn tag(self) -> u32 {
-        self.0[1] >> 16
+        let bits = 64 - CONTENT_LEFT_OUT;
+        self.home() == other.home() && self.rest() >> bits == other.rest() >> bits
     }
 }
 
@@ -126,7 +173,7 @@ impl Bucket {
 #[derive(Clone, Debug)]
 pub struct Window {
     ring: Vec<Packed>,
-    /// Place of the oldest mark once the ring is full, else of the next one.
+    /// Place of the oldest mark: 0 until the ring is full.
     next: usize,
     capacity: usize,
     /// Doubled as the ring fills, up to one for every [`MARKS`] marks it can hold.
@@ -174,17 +221,23 @@ impl Window {
     /// The marks, oldest first, as far as the window knows them: what was left out is 0.
     #[must_use]
     pub fn marks(&self) -> Vec<Mark> {
-        let (newer, older) = self.ring.split_at(self.next.min(self.ring.len()));
-        older.iter().chain(newer).map(|packed| packed.mark()).collect()
+        let mut tags = vec![0; self.ring.len()];
+        for slot in self.table.iter().flat_map(|bucket| bucket.slots).filter(|slot| *slot != 0) {
+            tags[self.place(slot)] = slot >> self.place_bits;
+        }
+        let mut marks: Vec<Mark> =
+            self.ring.iter().zip(tags).map(|(packed, tag)| packed.known(tag).mark()).collect();
+        marks.rotate_left(self.next);
+        marks
     }
 
     /// Looks a mark up.
     #[must_use]
     pub fn look(&self, mark: &Mark) -> Seen {
         let mut seen = Seen::New;
-        let packed = Packed::of(mark);
-        let tag = self.slot_tag(packed);
-        let mut at = self.home(packed);
+        let known = Known::of(mark);
+        let (packed, tag) = (known.packed(), self.slot_tag(known));
+        let mut at = self.bucket(known.home);
         // Each bucket may have been passed by at once.
         for _ in 0..self.table.len() {
             let bucket = &self.table[at];
@@ -210,24 +263,28 @@ impl Window {
 
     /// Takes a mark in; the oldest one leaves where the window is full.
     pub fn push(&mut self, mark: Mark) {
-        let mark = Packed::of(&mark);
-        if self.ring.len() < self.capacity {
-            self.ring.push(mark);
+        let known = Known::of(&mark);
+        let place = if self.ring.len() < self.capacity {
+            self.ring_grows();
+            self.ring.push(known.packed());
             if self.ring.len() > self.table.len() * MARKS {
-                self.grow();
-            } else {
-                self.insert(self.ring.len() - 1);
+                self.table_grows();
             }
+            self.ring.len() - 1
         } else {
-            self.remove(self.next);
-            self.ring[self.next] = mark;
-            self.insert(self.next);
-            self.next = (self.next + 1) % self.capacity;
-        }
+            let place = self.next;
+            self.remove(place);
+            self.ring[place] = known.packed();
+            self.next = (place + 1) % self.capacity;
+            place
+        };
+        let slot = (self.slot_tag(known) << self.place_bits) | (place as u32 + 1);
+        self.insert(slot, known.home);
     }
 
-    fn home(&self, mark: Packed) -> usize {
-        ((u64::from(mark.0[0]) * self.table.len() as u64) >> 32) as usize
+    /// The bucket of an id.
+    fn bucket(&self, home: u32) -> usize {
+        ((u64::from(home) * self.table.len() as u64) >> 32) as usize
     }
 
     fn after(&self, bucket: usize) -> usize {
@@ -236,13 +293,8 @@ impl Window {
     }
 
     /// As much of a mark's tag as there is room for beside a place.
-    fn slot_tag(&self, mark: Packed) -> u32 {
-        mark.tag() << self.place_bits >> self.place_bits
-    }
-
-    /// The slot of the mark at a place: its tag, and the place.
-    fn slot(&self, place: usize) -> u32 {
-        (self.ring[place].tag() << self.place_bits) | (place as u32 + 1)
+    fn slot_tag(&self, known: Known) -> u32 {
+        known.tag << self.place_bits >> self.place_bits
     }
 
     /// The place of a slot that is not free.
@@ -250,9 +302,8 @@ impl Window {
         (slot & ((1 << self.place_bits) - 1)) as usize - 1
     }
 
-    fn insert(&mut self, place: usize) {
-        let slot = self.slot(place);
-        let mut at = self.home(self.ring[place]);
+    fn insert(&mut self, slot: u32, home: u32) {
+        let mut at = self.bucket(home);
         loop {
             if let Some(free) = self.table[at].slots.iter_mut().find(|slot| **slot == 0) {
                 *free = slot;
@@ -264,11 +315,11 @@ impl Window {
     }
 
     fn remove(&mut self, place: usize) {
-        let slot = self.slot(place);
-        let mut at = self.home(self.ring[place]);
+        let mut at = self.bucket(self.ring[place].home());
+        let (mask, own) = ((1 << self.place_bits) - 1, place as u32 + 1);
         loop {
-            if let Some(own) = self.table[at].slots.iter_mut().find(|own| **own == slot) {
-                *own = 0;
+            if let Some(slot) = self.table[at].slots.iter_mut().find(|slot| **slot & mask == own) {
+                *slot = 0;
                 return;
             }
             self.table[at].passed -= 1;
@@ -276,86 +327,24 @@ impl Window {
         }
     }
 
-    fn grow(&mut self) {
+    /// Makes room for another mark: for twice as many, and never for more than there may be.
+    fn ring_grows(&mut self) {
+        let length = self.ring.len();
+        if length == self.ring.capacity() {
+            self.ring.reserve_exact(length.max(PLACES_MIN).min(self.capacity - length));
+        }
+    }
+
+    fn table_grows(&mut self) {
         let buckets = (self.table.len() * 2).min(self.capacity.div_ceil(MARKS));
-        self.table = vec![Bucket::EMPTY; buckets];
-        for place in 0..self.ring.len() {
-            self.insert(place);
+        let old = std::mem::replace(&mut self.table, vec![Bucket::EMPTY; buckets]);
+        for slot in old.iter().flat_map(|bucket| bucket.slots).filter(|slot| *slot != 0) {
+            let home = self.ring[self.place(slot)].home();
+            self.insert(slot, home);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The window against a plain list, with ids that collide in the table.
-    #[test]
-    fn agrees_with_a_list_of_the_last_marks() {
-        for capacity in [1u32, 2, 7, 64, 3000] {
-            let mut window = Window::new(capacity);
-            let mut list: Vec<Mark> = Vec::new();
-            let mut seed = 1u64;
-            for _ in 0..9_000 {
-                seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                let id = (seed >> 40) & 0xff | 0xf00 | (seed >> 48 << 47);
-                let content = (seed >> 33) & 3;
-                let mark = Mark { id: id << LEFT_OUT, content: content << LEFT_OUT };
-                let known: Vec<&Mark> = list.iter().rev().take(capacity as usize).collect();
-                let expected = if known.contains(&&mark) {
-                    Seen::Resend
-                } else if known.iter().any(|other| other.id == mark.id) {
-                    Seen::Conflict
-                } else {
-                    Seen::New
-                };
-                assert_eq!(window.look(&mark), expected);
-                if expected != Seen::Resend {
-                    window.push(mark);
-                    list.push(mark);
-                }
-            }
-            assert_eq!(window.len(), list.len().min(capacity as usize));
-            let newest = list.split_off(list.len() - window.len());
-            assert_eq!(window.marks(), newest);
-        }
-    }
-
-    /// Twenty marks of the first of two buckets, then eleven of the second: five passed the first
-    /// one by, and one the second.
-    #[test]
-    fn a_look_ends_where_every_bucket_was_passed_by() {
-        let of_bucket = |bucket: u64, n: u64| Mark { id: bucket << 63 >> 16 | n << 50, content: n };
-        let mut window = Window::new(20);
-        (0..20).for_each(|n| window.push(of_bucket(0, n)));
-        (0..11).for_each(|n| window.push(of_bucket(1, n)));
-        assert!(window.table.len() == 2 && window.table.iter().all(|bucket| bucket.passed > 0));
-        let other = |bucket| window.look(&of_bucket(bucket, 99));
-        assert_eq!((other(0), other(1)), (Seen::New, Seen::New));
-        let known = |bucket, n| window.look(&of_bucket(bucket, n)) == Seen::Resend;
-        assert!((0..20).all(|n| known(0, n) == (n >= 11)) && (0..11).all(|n| known(1, n)));
-    }
-
-    #[test]
-    fn a_mark_is_known_by_48_bits_of_each_hash() {
-        let mark = Mark { id: 0x0123_4567_89ab_cdef, content: 0xfedc_ba98_7654_3210 };
-        let packed = Packed::of(&mark);
-        let known = Mark { id: 0x0123_4567_89ab_0000, content: 0xfedc_ba98_7654_0000 };
-        assert_eq!((packed.mark(), Packed::of(&known)), (known, packed));
-        for bit in LEFT_OUT..u64::BITS {
-            let id = Mark { id: mark.id ^ 1 << bit, ..mark };
-            assert!(!Packed::of(&id).same_id(packed));
-            let content = Mark { content: mark.content ^ 1 << bit, ..mark };
-            assert!(Packed::of(&content) != packed && Packed::of(&content).same_id(packed));
-        }
-    }
-
-    #[test]
-    fn rows_of_marks_read_back() {
-        let marks = [Mark { id: 1, content: u64::MAX }, Mark { id: 7, content: 0 }];
-        let mut row = Vec::new();
-        marks.iter().for_each(|mark| mark.encode(&mut row));
-        assert_eq!(Mark::decode_row(&row).as_deref(), Some(&marks[..]));
-        assert_eq!(Mark::decode_row(&row[1..]), None);
-    }
-}
+#[path = "window_test.rs"]
+mod tests;

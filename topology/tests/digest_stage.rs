@@ -68,13 +68,13 @@ struct FilesLog {
 }
 
 enum Entry {
-    Mark(Catalog),
+    Mark(Arc<Catalog>),
     Data(Vec<u8>),
 }
 
 impl FilesLog {
     fn mark(&mut self, time_ms: Millis, catalog: Catalog) {
-        self.records.push((time_ms, Entry::Mark(catalog)));
+        self.records.push((time_ms, Entry::Mark(Arc::new(catalog))));
     }
 
     fn say(&mut self, time_ms: Millis, record: &FilesRecord) {

@@ -5,6 +5,8 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use support::catalog;
 use trailproof_topology::chunk::Chunk;
 use trailproof_topology::effect::{Effect, OutRecord, Topic};
@@ -155,7 +157,7 @@ fn run(records: &[Vec<u8>]) -> Came {
     let mut apply = |offset, append_time_ms, body: Body<'_>| {
         stage.apply(&Input { offset, append_time_ms, body }, &mut batch);
     };
-    apply(0, START_MS, Body::Catalog(1, Some(&catalog)));
+    apply(0, START_MS, Body::Catalog(1, Some(&Arc::new(catalog))));
     for (offset, record) in (1..).zip(records) {
         apply(offset, START_MS + 1, Body::Data(record));
     }

@@ -7,6 +7,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use support::{Random, catalog, record};
 use trailproof_topology::chunk::Chunk;
@@ -29,7 +30,7 @@ enum Said {
 
 struct Log {
     records: Vec<(i64, Said)>,
-    catalogs: BTreeMap<u64, trailproof_topology::catalog::Catalog>,
+    catalogs: BTreeMap<u64, Arc<trailproof_topology::catalog::Catalog>>,
     /// So little that chunks close early.
     open_bytes_max: usize,
 }
@@ -43,7 +44,7 @@ fn log(seed: u64, length: usize) -> Log {
     second.cycle_ms = if random.one_in(2) { 10_000 } else { 5_000 };
     second.dedup_window = if random.one_in(2) { 32 } else { 200 };
     second.accounts.truncate(2 + random.below(2) as usize);
-    let catalogs = BTreeMap::from([(1, catalog(3)), (2, second)]);
+    let catalogs = BTreeMap::from([(1, Arc::new(catalog(3))), (2, Arc::new(second))]);
     let mut now = 1_700_000_000_000i64;
     let mut sent = Vec::new();
     let mut records = vec![(now, Said::Catalog(1))];
@@ -189,7 +190,7 @@ fn the_largest_trace_survives_a_restart() {
         (start + 2, Said::Tick),
         (start + 40_000, Said::Tick),
     ];
-    let catalogs = BTreeMap::from([(1, catalog(1))]);
+    let catalogs = BTreeMap::from([(1, Arc::new(catalog(1)))]);
     let log = Log { records, catalogs, open_bytes_max: 20_000 };
     let expected = segments(&run(&log, 0, 10_000, false));
     assert_eq!(segments(&run(&log, 0, 1, true)), expected);
@@ -278,7 +279,7 @@ fn wide_log() -> Log {
         records.push((now, Said::Trace(text.into_bytes())));
     }
     records.push((now + 60_000, Said::Tick));
-    Log { records, catalogs: BTreeMap::from([(1, catalog)]), open_bytes_max: 4 << 20 }
+    Log { records, catalogs: BTreeMap::from([(1, Arc::new(catalog))]), open_bytes_max: 4 << 20 }
 }
 
 /// The bound of open bytes is reached and the tail outgrows its own; neither batches nor loads
@@ -351,7 +352,8 @@ fn a_restart_with_a_smaller_bound_closes_chunks_and_changes_no_file() {
 fn a_catalog_without_a_window_gives_what_it_gave() {
     let with_window = |traces| {
         let mut log = log(7, 400);
-        log.catalogs.values_mut().for_each(|catalog| catalog.dedup_window = traces);
+        let catalogs = log.catalogs.values_mut();
+        catalogs.for_each(|catalog| Arc::make_mut(catalog).dedup_window = traces);
         run(&log, 7, 23, true)
     };
     let (none, one) = (with_window(0), with_window(1));
