@@ -39,6 +39,9 @@ const PLACES_MIN: usize = BUCKETS_MIN * MARKS;
 const ID_LEFT_OUT: u32 = 16;
 const CONTENT_LEFT_OUT: u32 = 17;
 
+/// Bits of a content's hash that it keeps.
+const CONTENT_BITS: u32 = u64::BITS - CONTENT_LEFT_OUT;
+
 /// Bytes of a mark in the ring, and where its home begins.
 const PACKED_BYTES: usize = 11;
 const HOME_AT: usize = 7;
@@ -116,7 +119,7 @@ impl Known {
 
     /// What of it goes into the ring: the rest of the tag is in its slot.
     fn packed(self) -> Packed {
-        let rest = (u64::from(self.tag >> SLOT_BITS) << (64 - CONTENT_LEFT_OUT)) | self.content;
+        let rest = (u64::from(self.tag >> SLOT_BITS) << CONTENT_BITS) | self.content;
         let mut packed = [0; PACKED_BYTES];
         packed[..HOME_AT].copy_from_slice(&rest.to_le_bytes()[..HOME_AT]);
         packed[HOME_AT..].copy_from_slice(&self.home.to_le_bytes());
@@ -140,18 +143,20 @@ impl Packed {
         u64::from_le_bytes([a, b, c, d, e, f, g, 0])
     }
 
+    /// What of the tag is not in every slot.
+    fn upper_tag(self) -> u32 {
+        (self.rest() >> CONTENT_BITS) as u32
+    }
+
     /// The mark, whose slot begins its tag like this.
     fn known(self, slot_tag: u32) -> Known {
-        let bits = 64 - CONTENT_LEFT_OUT;
-        let upper = (self.rest() >> bits) as u32;
-        let tag = (upper << SLOT_BITS) | (slot_tag & ((1 << SLOT_BITS) - 1));
-        Known { home: self.home(), tag, content: self.rest() & ((1 << bits) - 1) }
+        let tag = (self.upper_tag() << SLOT_BITS) | (slot_tag & ((1 << SLOT_BITS) - 1));
+        Known { home: self.home(), tag, content: self.rest() & ((1 << CONTENT_BITS) - 1) }
     }
 
     /// Whether the ids are the same, as far as the ring has them.
     fn same_id(self, other: Self) -> bool {
-        let bits = 64 - CONTENT_LEFT_OUT;
-        self.home() == other.home() && self.rest() >> bits == other.rest() >> bits
+        self.home() == other.home() && self.upper_tag() == other.upper_tag()
     }
 }
 
@@ -167,6 +172,11 @@ struct Bucket {
 
 impl Bucket {
     const EMPTY: Self = Self { slots: [0; SLOTS], passed: 0 };
+}
+
+/// The slots of a table that are not free.
+fn filled(table: &[Bucket]) -> impl Iterator<Item = u32> {
+    table.iter().flat_map(|bucket| bucket.slots).filter(|slot| *slot != 0)
 }
 
 /// The last `capacity` marks.
@@ -222,7 +232,7 @@ impl Window {
     #[must_use]
     pub fn marks(&self) -> Vec<Mark> {
         let mut tags = vec![0; self.ring.len()];
-        for slot in self.table.iter().flat_map(|bucket| bucket.slots).filter(|slot| *slot != 0) {
+        for slot in filled(&self.table) {
             tags[self.place(slot)] = slot >> self.place_bits;
         }
         let mut marks: Vec<Mark> =
@@ -297,9 +307,14 @@ impl Window {
         known.tag << self.place_bits >> self.place_bits
     }
 
+    /// The bits of a slot that hold its place plus one.
+    fn place_mask(&self) -> u32 {
+        (1 << self.place_bits) - 1
+    }
+
     /// The place of a slot that is not free.
     fn place(&self, slot: u32) -> usize {
-        (slot & ((1 << self.place_bits) - 1)) as usize - 1
+        (slot & self.place_mask()) as usize - 1
     }
 
     fn insert(&mut self, slot: u32, home: u32) {
@@ -316,7 +331,7 @@ impl Window {
 
     fn remove(&mut self, place: usize) {
         let mut at = self.bucket(self.ring[place].home());
-        let (mask, own) = ((1 << self.place_bits) - 1, place as u32 + 1);
+        let (mask, own) = (self.place_mask(), place as u32 + 1);
         loop {
             if let Some(slot) = self.table[at].slots.iter_mut().find(|slot| **slot & mask == own) {
                 *slot = 0;
@@ -338,7 +353,7 @@ impl Window {
     fn table_grows(&mut self) {
         let buckets = (self.table.len() * 2).min(self.capacity.div_ceil(MARKS));
         let old = std::mem::replace(&mut self.table, vec![Bucket::EMPTY; buckets]);
-        for slot in old.iter().flat_map(|bucket| bucket.slots).filter(|slot| *slot != 0) {
+        for slot in filled(&old) {
             let home = self.ring[self.place(slot)].home();
             self.insert(slot, home);
         }
