@@ -169,9 +169,12 @@ pub fn parse(record: &[u8]) -> Result<Trace<'_>, Reject> {
 /// # Errors
 /// As [`parse`].
 pub fn parse_stored(record: &[u8]) -> Result<Trace<'_>, Reject> {
-    let text = readable(record)?;
+    let text = std::str::from_utf8(record).map_err(|error| {
+        Reject::new(Reason::NotUtf8, format!("byte {} is not UTF-8", error.valid_up_to()))
+    })?;
     let mut members = Members::default();
     if trace_scan::read(text, &mut members).is_none() {
+        check_object(text)?;
         members = serde_json::from_str(text).map_err(|error| {
             let mut reject = not_members(&error);
             reject.account = named_account(text);
@@ -184,11 +187,9 @@ pub fn parse_stored(record: &[u8]) -> Result<Trace<'_>, Reject> {
     })
 }
 
-/// The checks that need no parser: UTF-8, byte-order mark, object, depth.
-fn readable(record: &[u8]) -> Result<&str, Reject> {
-    let text = std::str::from_utf8(record).map_err(|error| {
-        Reject::new(Reason::NotUtf8, format!("byte {} is not UTF-8", error.valid_up_to()))
-    })?;
+/// The checks before the general parser: byte-order mark, object, depth. What the short way takes
+/// has passed them all.
+pub(crate) fn check_object(text: &str) -> Result<(), Reject> {
     if text.starts_with('\u{feff}') {
         return Err(Reject::new(Reason::ByteOrderMark, "remove the byte-order mark"));
     }
@@ -202,15 +203,15 @@ fn readable(record: &[u8]) -> Result<&str, Reject> {
         Some(_) => return Err(Reject::new(Reason::NotJson, "a trace begins with {")),
         None => return Err(Reject::new(Reason::NotJson, "the record is empty")),
     }
-    if too_deep(record) {
+    if too_deep(text.as_bytes()) {
         let detail = format!("nested deeper than {DEPTH_MAX}");
         return Err(Reject::new(Reason::TooDeep, detail));
     }
-    Ok(text)
+    Ok(())
 }
 
 /// Whether brackets outside of strings nest deeper than allowed. A count of opening brackets, which
-/// the compiler vectorises, settles nearly every trace.
+/// the compiler vectorises, settles nearly every one.
 fn too_deep(record: &[u8]) -> bool {
     // The two brackets differ in one bit alone. A byte-wide sum keeps the loop in vector registers.
     let opening: usize = record
