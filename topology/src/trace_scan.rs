@@ -15,9 +15,12 @@ use crate::trace_members::{AnyUser, Maybe, Members, Scalar, Text, Time, User};
 /// Nesting of skipped values that is followed here; serde's own bound is a little higher.
 const DEPTH_MAX: u32 = 100;
 
-// Three objects lie around the deepest, user's and its domain's among them, and an empty bracket
-// in it is not counted. What is taken here is not looked at for its depth again.
-const _: () = assert!(3 + DEPTH_MAX as usize + 1 <= crate::trace::DEPTH_MAX);
+/// Nesting that is not counted: the objects of trace, user and domain around a skipped value, and
+/// an empty bracket deepest in it.
+const UNCOUNTED: u32 = 4;
+
+// What is taken here is not looked at for its depth again.
+const _: () = assert!((DEPTH_MAX + UNCOUNTED) as usize <= crate::trace::DEPTH_MAX);
 
 /// Reads the members of a trace into `members`, which has none; `None` where the text has to be
 /// read by the general parser, and `members` is of no use.
