@@ -5,8 +5,8 @@
 //! on is left to that parser, which also knows what to say of a record that is no trace. So this
 //! one needs no errors and no unescaping. It costs a third of the general parser.
 //!
-//! **Invariant:** what [`read`] reads is what serde makes of the same text
-//! (its tests compare them over mutated traces).
+//! **Invariant:** what [`read`] reads is what serde makes of the same text, which passes the checks
+//! before serde (its tests compare them over mutated traces).
 
 use std::borrow::Cow;
 
