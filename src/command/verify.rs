@@ -12,6 +12,7 @@ use super::Failure;
 use crate::config::{Config, Layers};
 use crate::keys::KEYS;
 use crate::keys::public::PublicKeys;
+use crate::object::s3::Environment;
 use crate::object::{self, ObjectStore};
 use crate::verify::{Heads, Options, Target, verify};
 
@@ -44,7 +45,7 @@ pub(crate) struct Arguments {
     /// Of s3://, as https://host:port [env: TRAILPROOF_OBJECTS__ENDPOINT] [default: AWS]
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
-    /// Of s3:// [env: TRAILPROOF_OBJECTS__REGION] [default: AWS_REGION, else us-east-1]
+    /// Of s3:// [env: TRAILPROOF_OBJECTS__REGION] [default: AWS_REGION, profile, us-east-1]
     #[arg(long, value_name = "NAME")]
     region: Option<String>,
     /// Of s3://: bucket in the path (true), in the host's name (false), or auto [env:
@@ -135,10 +136,10 @@ fn root(arguments: &Arguments) -> Result<Root, Failure> {
 
 /// Opens a bucket as the server would, with its flags over the settings of the environment.
 fn store(arguments: &Arguments) -> Result<Root, Failure> {
-    let ours = |name: &String| name.starts_with("TRAILPROOF_OBJECTS__") || name.starts_with("AWS_");
+    let ours = |name: &str| name.starts_with("TRAILPROOF_OBJECTS__") || Environment::has(name);
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| ours(name))
+        .filter(|(name, _): &(String, String)| ours(name))
         .collect();
     let mut flags = vec![("objects.url", arguments.target.clone())];
     flags.extend(arguments.endpoint.clone().map(|value| ("objects.endpoint", value)));

@@ -15,6 +15,7 @@ mod client;
 mod fault;
 mod metadata;
 mod probe;
+mod profile;
 mod retry;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,17 +56,30 @@ pub enum Encryption {
     Kms(Option<String>),
 }
 
-/// Variables `AWS_…` of the environment: credentials, and defaults of region and endpoint.
+/// Variables `AWS_…` of the environment: credentials, and defaults of region and endpoint. Also
+/// `HOME`, below which profiles are.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Environment(Vec<(String, String)>);
 
 impl Environment {
-    /// Those of `variables` that concern AWS.
+    /// Those of `variables` that matter here.
     pub fn of<N: Into<String>, V: Into<String>>(
         variables: impl IntoIterator<Item = (N, V)>,
     ) -> Self {
         let all = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
-        Self(all.filter(|(name, _): &(String, String)| name.starts_with("AWS_")).collect())
+        Self(all.filter(|(name, _): &(String, String)| Self::has(name)).collect())
+    }
+
+    /// Whether a variable of this name would be one of them.
+    #[must_use]
+    pub fn has(name: &str) -> bool {
+        name.starts_with("AWS_") || name == "HOME"
+    }
+
+    /// What a variable says; `None` where it is not set, or empty.
+    fn get(&self, name: &str) -> Option<&str> {
+        let found = self.0.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
     }
 }
 

@@ -142,21 +142,31 @@ def check_encryption(moto):
     print(f"s3: {len(keys)} objects, each put with its key")
 
 
-def verify(binary, moto, keys):
+def auditor(home):
+    """The environment of one whose keys and region are in a profile of their own."""
+    folder = Path(home, "auditor", ".aws")
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = "aws_access_key_id = moto\naws_secret_access_key = no secret\n"
+    Path(folder, "credentials").write_text(f"[audit]\n{keys}")
+    Path(folder, "config").write_text("[profile audit]\nregion = eu-test-1\n")
+    others = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    return {**others, "HOME": str(folder.parent), "AWS_PROFILE": "audit"}
+
+
+def verify(binary, moto, keys, environment):
     """`trailproof verify s3://…`, by flags: exit status and report."""
     command = [str(binary), "verify", f"s3://{BUCKET}/{PREFIX}", "--json"]
-    command += ["--endpoint", moto.url, "--region", "eu-test-1", "--path-style", "true"]
+    command += ["--endpoint", moto.url, "--path-style", "true"]
     for _, path, _ in sum(PublicKeys.in_folder(keys).paths.values(), []):
         command += ["--public-key", str(path)]
-    environment = {**os.environ, **CREDENTIALS}
     done = subprocess.run(
         command, capture_output=True, check=False, timeout=120, env=environment
     )
     return done.returncode, (done.stdout + done.stderr).decode(errors="replace")
 
 
-def check_tampering(binary, moto, keys):
-    status, report = verify(binary, moto, keys)
+def check_tampering(binary, moto, keys, environment):
+    status, report = verify(binary, moto, keys, environment)
     expect(status == 0, f"verify of the sound bucket: exit {status}\n{report[-3000:]}")
     files = [key for key in moto.keys() if key.endswith(".json.zst")]
     digests = [key for key in moto.keys() if "/cts-0" in key and "/Digest/" in key]
@@ -187,7 +197,7 @@ def check_tampering(binary, moto, keys):
         before = moto.s3.get_object(Bucket=BUCKET, Key=key) if key != planted else None
         body = before["Body"].read() if before else b""
         tamper(key)
-        status, report = verify(binary, moto, keys)
+        status, report = verify(binary, moto, keys, environment)
         name = f"{tamper.__name__} {key.rsplit('/', 1)[1]}"
         expect(status == 1, f"{name}: verify exits {status}\n{report[-3000:]}")
         named = key.rsplit("/", 1)[1] in report
@@ -198,7 +208,7 @@ def check_tampering(binary, moto, keys):
         else:
             moto.s3.delete_object(Bucket=BUCKET, Key=key)
         print(f"s3: verify names it: {name}")
-    status, report = verify(binary, moto, keys)
+    status, report = verify(binary, moto, keys, environment)
     expect(status == 0, f"verify of the mended bucket: exit {status}\n{report[-3000:]}")
 
 
@@ -229,7 +239,7 @@ def main():
                 check_encryption(moto)
                 check_archive(data, sent, len(sent))
                 check_describe(binary, settings)
-                check_tampering(binary, moto, data / "keys")
+                check_tampering(binary, moto, data / "keys", auditor(home))
         except (Failure, Problem) as failure:
             print(f"s3: FAILED: {failure}", file=sys.stderr)
             log = Path(home, "log")

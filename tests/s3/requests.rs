@@ -130,6 +130,57 @@ fn a_store_that_refuses_us_is_named_with_a_remedy() {
 }
 
 #[test]
+fn what_a_store_says_of_a_session_token_is_not_shown() {
+    let server = Server::start(Conditions::Kept);
+    let store = server.open(Duration::from_secs(1));
+    for (code, name, said) in [
+        (400, "ExpiredToken", "have run out"),
+        (403, "RequestExpired", "have run out"),
+        (400, "InvalidToken", "renew all three"),
+    ] {
+        server.always(Some(Fault::Status(code, name)));
+        let error = store.put("b", "k", b"x", &Vec::new()).unwrap_err();
+        // Passing: the outbox asks again until somebody has renewed them.
+        assert!(matches!(error, Error::Unavailable(_)), "{name}: {error}");
+        let text = error.to_string();
+        assert!(text.contains(said) && !text.contains('<'), "{name}: {text}");
+    }
+}
+
+#[test]
+fn keys_of_a_profile_may_change_while_it_is_used() {
+    let server = Server::start(Conditions::Kept);
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("keys");
+    let write = |secret: &str| {
+        let keys = format!("aws_access_key_id = {}\naws_secret_access_key = {secret}", ACCESS.0);
+        std::fs::write(&path, format!("[audit]\nregion = eu-test-1\n{keys}\n")).unwrap();
+    };
+    let mut settings = server.settings("p", TIMEOUT);
+    settings.region = None;
+    let file = ("AWS_SHARED_CREDENTIALS_FILE", path.to_str().unwrap());
+    settings.environment = Environment::of([file, ("AWS_PROFILE", "none")]);
+    let text = refused(S3Store::open(&settings, None));
+    assert!(text.contains("AWS_PROFILE names \"none\""), "{text}");
+    settings.environment = Environment::of([("AWS_ACCESS_KEY_ID", "two\nlines")]);
+    let text = refused(S3Store::open(&settings, None));
+    assert!(text.contains("AWS_ACCESS_KEY_ID is no key"), "{text}");
+    settings.environment = Environment::of([file, ("AWS_PROFILE", "audit")]);
+    write(ACCESS.1);
+    let store = S3Store::open(&settings, None).unwrap();
+    let put = |key| store.put("b", key, b"x", &Vec::new()).map_err(|error| error.to_string());
+    assert_eq!(put("1"), Ok(Put::Created));
+    write("another");
+    let text = put("2").unwrap_err();
+    assert!(text.contains("the secret key is wrong") && text.contains("the profile"), "{text}");
+    write(ACCESS.1);
+    assert_eq!(put("2"), Ok(Put::Created));
+    // In the midst of being written: the keys stay.
+    std::fs::write(&path, "[audit]\naws_access_key_id = ").unwrap();
+    assert_eq!(put("3"), Ok(Put::Created));
+}
+
+#[test]
 fn a_store_that_refuses_every_put_is_not_taken_for_one_without_conditions() {
     let server = Server::start(Conditions::Kept);
     server.always(Some(Fault::Status(400, "InvalidRequest")));

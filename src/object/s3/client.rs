@@ -1,10 +1,12 @@
-//! The client of one bucket, from settings and the environment.
+//! The client of one bucket, from settings, the environment and a profile.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
 use object_store::{BackoffConfig, ClientOptions, HeaderValue, RetryConfig};
 
+use super::profile::{Keys, Location, Profile, ProfileError, is_key};
 use super::{Encryption, Settings};
 
 /// Bound of connecting, within the bound of a request.
@@ -13,12 +15,33 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Connections that stay open when idle.
 const IDLE_CONNECTIONS_MAX: usize = 16;
 
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BuildError {
+    /// Settings that cannot be.
+    #[error(transparent)]
+    Client(#[from] object_store::Error),
+    /// No keys where there should be some.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// A variable that cannot be sent.
+    #[error("{0} is no key: one line of ASCII")]
+    Variable(String),
+}
+
 /// Makes the client. Credentials, and region and endpoint where the settings name none, come from
-/// `AWS_…` in the environment, web identity, the container's or the instance's metadata.
-pub(super) fn build(settings: &Settings) -> object_store::Result<AmazonS3> {
+/// `AWS_…` in the environment, a profile, web identity, or the metadata of container or instance.
+///
+/// # Errors
+/// As the variants of [`BuildError`].
+pub(super) fn build(settings: &Settings) -> Result<AmazonS3, BuildError> {
     let mut builder = AmazonS3Builder::new();
-    for (name, value) in &settings.environment.0 {
-        // What is no option of the client, such as AWS_PROFILE, is not for it.
+    let filled = settings.environment.0.iter().filter(|(_, value)| !value.is_empty());
+    for (name, value) in filled {
+        if is_secret(name) && !is_key(value) {
+            return Err(BuildError::Variable(name.clone()));
+        }
+        // What is no option of the client is not for it.
         if let Ok(key) = name.to_ascii_lowercase().parse() {
             builder = builder.with_config(key, value);
         }
@@ -26,17 +49,30 @@ pub(super) fn build(settings: &Settings) -> object_store::Result<AmazonS3> {
     let from_env = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint]
         .iter()
         .find_map(|key| builder.get_config_value(key));
-    let endpoint = settings.endpoint.clone().or(from_env);
+    let location = Location::of(&settings.environment);
+    let profile = match location.read() {
+        Ok(profile) => profile,
+        Err(error) if location.is_needed() => return Err(error.into()),
+        Err(error) => {
+            tracing::warn!(%error, "the profile of AWS is passed over");
+            Profile::default()
+        }
+    };
+    let endpoint = settings.endpoint.clone().or(from_env).or(profile.endpoint);
     let plain = endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
     if let Some(endpoint) = endpoint {
         let full = if settings.path_style { endpoint } else { hosted(&endpoint, &settings.bucket) };
         builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, full);
     }
-    if let Some(region) = &settings.region {
+    let from_env = builder.get_config_value(&AmazonS3ConfigKey::Region);
+    if let Some(region) = settings.region.clone().or(from_env).or(profile.region) {
         builder = builder.with_region(region);
     }
+    if let Some(keys) = profile.keys {
+        builder = builder.with_credentials(Arc::new(Keys::new(location, keys)));
+    }
     for (name, value) in encryption(settings.encryption.as_ref()) {
-        builder = builder.with_config(name.parse()?, value);
+        builder = builder.with_config(name.parse::<AmazonS3ConfigKey>()?, value);
     }
     let agent = concat!("trailproof/", env!("CARGO_PKG_VERSION"));
     let options = ClientOptions::new()
@@ -51,14 +87,19 @@ pub(super) fn build(settings: &Settings) -> object_store::Result<AmazonS3> {
         max_retries: 0,
         retry_timeout: settings.timeout,
     };
-    builder
+    let builder = builder
         .with_bucket_name(&settings.bucket)
         .with_virtual_hosted_style_request(!settings.path_style)
         .with_checksum_algorithm(Checksum::SHA256)
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         .with_client_options(options)
-        .with_retry(retry)
-        .build()
+        .with_retry(retry);
+    Ok(builder.build()?)
+}
+
+/// Whether a variable has a key, a secret or a token.
+fn is_secret(name: &str) -> bool {
+    ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"].contains(&name)
 }
 
 /// Names and values of the client's options for encryption at rest.

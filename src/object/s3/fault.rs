@@ -36,6 +36,9 @@ impl Fault {
     pub(super) fn of(error: &object_store::Error) -> Self {
         use object_store::Error as Of;
         let text = chain(error);
+        if let Some(text) = token(&text) {
+            return Self::Again { reason: "credentials", text: text.to_owned() };
+        }
         match error {
             Of::AlreadyExists { source, .. } => match source.downcast_ref::<Of>() {
                 Some(Of::Precondition { .. } | Of::NotModified { .. }) => Self::Exists,
@@ -56,7 +59,7 @@ impl Fault {
     fn of_text(error: &object_store::Error, text: String) -> Self {
         if text.contains(INSTANCE_METADATA) {
             let text = "no credentials were found: set AWS_ACCESS_KEY_ID and \
-                        AWS_SECRET_ACCESS_KEY, or give this machine a role"
+                        AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this machine a role"
                 .to_owned();
             return Self::Again { reason: "credentials", text };
         }
@@ -75,7 +78,7 @@ impl Fault {
             }
             // What AWS says 400 to, and is passing all the same.
             Some(400)
-                if ["ExpiredToken", "RequestTimeout", "BadDigest"]
+                if ["RequestTimeout", "BadDigest"]
                     .iter()
                     .any(|code| text.contains(&format!("<Code>{code}<"))) =>
             {
@@ -112,17 +115,28 @@ fn transport(error: &object_store::Error) -> Option<&HttpError> {
     None
 }
 
+/// What is wrong with a session token. The store's own text has the token in it.
+fn token(text: &str) -> Option<&'static str> {
+    let has = |code: &str| text.contains(&format!("<Code>{code}<"));
+    if has("ExpiredToken") || has("RequestExpired") {
+        let text = "the credentials have run out: those of a role are asked for anew, those of a \
+                    profile or the environment must be renewed there";
+        return Some(text);
+    }
+    let text = "the session token is not that of the keys: renew all three where they come from";
+    has("InvalidToken").then_some(text)
+}
+
 fn denied(text: &str) -> Fault {
     let has = |code: &str| text.contains(&format!("<Code>{code}<"));
     let remedy = match () {
-        () if has("ExpiredToken") || has("RequestExpired") => {
-            let text = "the credentials have run out; new ones are asked for".to_owned();
-            return Fault::Again { reason: "credentials", text };
-        }
         () if has("RequestTimeTooSkewed") => "this machine's clock is wrong: set it (NTP)",
-        () if has("InvalidAccessKeyId") => "it does not know the access key: set AWS_ACCESS_KEY_ID",
+        () if has("InvalidAccessKeyId") => {
+            "it does not know the access key: set AWS_ACCESS_KEY_ID, or mend the profile"
+        }
         () if has("SignatureDoesNotMatch") => {
-            "the secret key is wrong: set AWS_SECRET_ACCESS_KEY; or the region is: objects.region"
+            "the secret key is wrong: set AWS_SECRET_ACCESS_KEY, or mend the profile; or the \
+             region is: objects.region"
         }
         () => {
             "access is denied: allow s3:PutObject, s3:GetObject and s3:ListBucket there, and the \
