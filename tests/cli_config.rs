@@ -226,7 +226,7 @@ fn a_bucket_is_read_with_all_its_settings() {
     let Objects::S3(settings) = &config.objects else { panic!("{:?}", config.objects) };
     assert_eq!(config.objects.to_string(), "s3://audit/in/here");
     assert_eq!(settings.endpoint.as_deref(), Some("https://s3.local:9000"));
-    assert!(settings.path_style && settings.region.is_none());
+    assert!(settings.path_style == Some(true) && settings.region.is_none());
     assert_eq!(settings.encryption, Some(Encryption::Kms(Some("alias/k".to_owned()))));
     assert_eq!(settings.timeout, Duration::from_secs(30));
     assert!(!format!("{config:?}").contains("very secret"));
@@ -234,7 +234,8 @@ fn a_bucket_is_read_with_all_its_settings() {
     let set = vec!["objects.url=s3://audit".to_owned()];
     let config = Config::load(&Layers { set, ..Layers::default() }).unwrap();
     let Objects::S3(settings) = &config.objects else { panic!("{:?}", config.objects) };
-    assert!(!settings.path_style && settings.prefix.is_empty() && settings.encryption.is_none());
+    assert!(settings.path_style.is_none() && settings.prefix.is_empty());
+    assert_eq!(settings.encryption, None);
 }
 
 #[test]

@@ -119,8 +119,12 @@ fn objects(settings: &Settings) -> Result<String, Failure> {
         Some(Encryption::Kms(None)) => "aws:kms".to_owned(),
         Some(Encryption::Kms(Some(key))) => format!("aws:kms with {key}"),
     };
-    let endpoint = s3.endpoint.as_deref().unwrap_or("AWS");
-    let style = if s3.path_style { "path" } else { "host's name" };
+    let endpoint = s3.endpoint.as_deref().unwrap_or("AWS, or as environment or profile say");
+    let style = match s3.path_style {
+        Some(true) => "path",
+        Some(false) => "host's name",
+        None => "host's name, or in the path at another endpoint",
+    };
     Ok(format!(
         "\
 OBJECTS

@@ -84,14 +84,14 @@ fn settings(
     }
     let endpoint = endpoint(reader, &raw.endpoint);
     let path_style = match raw.path_style.text().as_str() {
-        "true" => true,
-        "false" => false,
+        "true" => Some(true),
+        "false" => Some(false),
         // A store of one's own rarely has a name for each bucket in the DNS; AWS has.
-        "auto" => endpoint.is_some(),
+        "auto" => endpoint.is_some().then_some(true),
         other => {
             let text = format!("{other:?} is none of auto, true and false");
             reader.problem("objects.path_style", text);
-            true
+            None
         }
     };
     let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3_600));

@@ -13,6 +13,7 @@
 
 mod client;
 mod fault;
+mod keys;
 mod metadata;
 mod probe;
 mod profile;
@@ -100,8 +101,9 @@ pub struct Settings {
     pub endpoint: Option<String>,
     /// `None`: what the environment says.
     pub region: Option<String>,
-    /// Whether the bucket stands in the path rather than in the host's name.
-    pub path_style: bool,
+    /// Whether the bucket stands in the path rather than in the host's name. `None`: where the
+    /// environment or the profile names an endpoint.
+    pub path_style: Option<bool>,
     /// Encryption at rest; `None`: as the bucket has it.
     pub encryption: Option<Encryption>,
     /// Bound of one request.

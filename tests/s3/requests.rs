@@ -151,20 +151,30 @@ fn what_a_store_says_of_a_session_token_is_not_shown() {
 fn keys_of_a_profile_may_change_while_it_is_used() {
     let server = Server::start(Conditions::Kept);
     let home = tempfile::tempdir().unwrap();
+    let mut settings = server.settings("p", TIMEOUT);
+    let here = settings.endpoint.take().unwrap();
+    (settings.region, settings.path_style) = (None, None);
     let path = home.path().join("keys");
     let write = |secret: &str| {
         let keys = format!("aws_access_key_id = {}\naws_secret_access_key = {secret}", ACCESS.0);
-        std::fs::write(&path, format!("[audit]\nregion = eu-test-1\n{keys}\n")).unwrap();
+        let place = format!("region = eu-test-1\nendpoint_url = {here}");
+        std::fs::write(&path, format!("[audit]\n{place}\n{keys}\n")).unwrap();
     };
-    let mut settings = server.settings("p", TIMEOUT);
-    settings.region = None;
     let file = ("AWS_SHARED_CREDENTIALS_FILE", path.to_str().unwrap());
     settings.environment = Environment::of([file, ("AWS_PROFILE", "none")]);
     let text = refused(S3Store::open(&settings, None));
     assert!(text.contains("AWS_PROFILE names \"none\""), "{text}");
-    settings.environment = Environment::of([("AWS_ACCESS_KEY_ID", "two\nlines")]);
-    let text = refused(S3Store::open(&settings, None));
-    assert!(text.contains("AWS_ACCESS_KEY_ID is no key"), "{text}");
+    for (name, value, said) in [
+        ("AWS_ACCESS_KEY_ID", "two\nlines", "AWS_ACCESS_KEY_ID is no key"),
+        ("AWS_TOKEN", "t\u{e9}", "AWS_TOKEN is no key"),
+        ("AWS_SECRET_ACCESS_KEY", "s\n", "AWS_SECRET_ACCESS_KEY is no key"),
+        ("AWS_REGION", "eu\n", "\"eu\\n\" is no region"),
+        ("AWS_ENDPOINT_URL", "http://user:pw@host", "the endpoint is none"),
+    ] {
+        settings.environment = Environment::of([(name, value)]);
+        let text = refused(S3Store::open(&settings, None));
+        assert!(text.contains(said) && !text.contains("pw"), "{text}");
+    }
     settings.environment = Environment::of([file, ("AWS_PROFILE", "audit")]);
     write(ACCESS.1);
     let store = S3Store::open(&settings, None).unwrap();
@@ -196,7 +206,7 @@ fn a_store_that_refuses_every_put_is_not_taken_for_one_without_conditions() {
 fn the_bucket_may_stand_in_the_name_of_the_host() {
     let server = Server::start(Conditions::Kept);
     let mut settings = server.settings("p", Duration::from_secs(2));
-    settings.path_style = false;
+    settings.path_style = Some(false);
     settings.endpoint = Some(format!("http://localhost.invalid:{}", server.address.port()));
     // No such host: what matters is which one was asked for.
     let store = S3Store::open(&settings, None).unwrap();

@@ -106,7 +106,7 @@ impl Server {
             prefix: prefix.to_owned(),
             endpoint: Some(format!("http://{}", self.address)),
             region: Some("eu-test-1".to_owned()),
-            path_style: true,
+            path_style: Some(true),
             encryption: None,
             timeout,
             environment: Environment::of([

@@ -6,7 +6,8 @@ use std::time::Duration;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
 use object_store::{BackoffConfig, ClientOptions, HeaderValue, RetryConfig};
 
-use super::profile::{Keys, Location, Profile, ProfileError, is_key};
+use super::keys::Keys;
+use super::profile::{Location, Profile, ProfileError, is_key, is_secret};
 use super::{Encryption, Settings};
 
 /// Bound of connecting, within the bound of a request.
@@ -27,6 +28,15 @@ pub(super) enum BuildError {
     /// A variable that cannot be sent.
     #[error("{0} is no key: one line of ASCII")]
     Variable(String),
+    /// A region that cannot be.
+    #[error("{0:?} is no region: mend objects.region, AWS_REGION or the profile")]
+    Region(String),
+    /// An endpoint that cannot be; it may have a password in it.
+    #[error(
+        "the endpoint is none: write https://host:port as objects.endpoint, AWS_ENDPOINT_URL or \
+         endpoint_url of the profile, without a password"
+    )]
+    Endpoint,
 }
 
 /// Makes the client. Credentials, and region and endpoint where the settings name none, come from
@@ -38,13 +48,17 @@ pub(super) fn build(settings: &Settings) -> Result<AmazonS3, BuildError> {
     let mut builder = AmazonS3Builder::new();
     let filled = settings.environment.0.iter().filter(|(_, value)| !value.is_empty());
     for (name, value) in filled {
-        if is_secret(name) && !is_key(value) {
+        // What is no option of the client is not for it.
+        let Ok(key) = name.to_ascii_lowercase().parse() else { continue };
+        let fits = match key {
+            AmazonS3ConfigKey::AccessKeyId | AmazonS3ConfigKey::Token => is_key(value),
+            AmazonS3ConfigKey::SecretAccessKey => is_secret(value),
+            _ => true,
+        };
+        if !fits {
             return Err(BuildError::Variable(name.clone()));
         }
-        // What is no option of the client is not for it.
-        if let Ok(key) = name.to_ascii_lowercase().parse() {
-            builder = builder.with_config(key, value);
-        }
+        builder = builder.with_config(key, value);
     }
     let from_env = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint]
         .iter()
@@ -60,12 +74,18 @@ pub(super) fn build(settings: &Settings) -> Result<AmazonS3, BuildError> {
     };
     let endpoint = settings.endpoint.clone().or(from_env).or(profile.endpoint);
     let plain = endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let path_style = settings.path_style.unwrap_or(endpoint.is_some());
     if let Some(endpoint) = endpoint {
-        let full = if settings.path_style { endpoint } else { hosted(&endpoint, &settings.bucket) };
+        let endpoint = is_endpoint(&endpoint).then_some(endpoint).ok_or(BuildError::Endpoint)?;
+        let full = if path_style { endpoint } else { hosted(&endpoint, &settings.bucket) };
         builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, full);
     }
     let from_env = builder.get_config_value(&AmazonS3ConfigKey::Region);
     if let Some(region) = settings.region.clone().or(from_env).or(profile.region) {
+        // It stands in a header of each request, as the keys do.
+        if !region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+            return Err(BuildError::Region(region));
+        }
         builder = builder.with_region(region);
     }
     if let Some(keys) = profile.keys {
@@ -89,7 +109,7 @@ pub(super) fn build(settings: &Settings) -> Result<AmazonS3, BuildError> {
     };
     let builder = builder
         .with_bucket_name(&settings.bucket)
-        .with_virtual_hosted_style_request(!settings.path_style)
+        .with_virtual_hosted_style_request(!path_style)
         .with_checksum_algorithm(Checksum::SHA256)
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         .with_client_options(options)
@@ -97,9 +117,11 @@ pub(super) fn build(settings: &Settings) -> Result<AmazonS3, BuildError> {
     Ok(builder.build()?)
 }
 
-/// Whether a variable has a key, a secret or a token.
-fn is_secret(name: &str) -> bool {
-    ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"].contains(&name)
+/// Whether a text can be where a store is: scheme and host.
+fn is_endpoint(text: &str) -> bool {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let odd = |byte: u8| !byte.is_ascii_graphic() || b"@?#".contains(&byte);
+    host.is_some_and(|host| !host.is_empty() && !host.bytes().any(odd))
 }
 
 /// Names and values of the client's options for encryption at rest.

@@ -6,19 +6,15 @@
 //! | `~/.aws/config` | `[profile name]`, or `[default]` | `AWS_CONFIG_FILE` |
 //!
 //! The name is that of `AWS_PROFILE`, or `default`; where both files say something, `credentials`
-//! counts. The files are small and read for each request, so that keys that somebody changed need
-//! no restart; whoever changes them replaces the file. One that cannot be read, or has no keys any
-//! more, leaves the keys as they were.
+//! counts.
 //!
 //! Source: AWS SDKs and Tools Reference Guide, "Shared config and credentials files".
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use configparser::ini::{Ini, IniDefault};
-use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
 
 use super::Environment;
@@ -43,6 +39,9 @@ pub(super) enum ProfileError {
         /// What is wrong: the system's text, or line and column.
         reason: String,
     },
+    /// A file may not be read.
+    #[error("cannot read {}: permission denied", .0.display())]
+    Denied(PathBuf),
     /// There is no such profile.
     #[error("AWS_PROFILE names {name:?}, which is not in {}", places(files))]
     Unknown {
@@ -127,7 +126,8 @@ impl Location {
     /// Where the environment says that the profile is.
     pub(super) fn of(environment: &Environment) -> Self {
         let named = environment.get("AWS_PROFILE");
-        let identity = environment.get("AWS_WEB_IDENTITY_TOKEN_FILE").is_some();
+        let identity = ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"];
+        let identity = identity.iter().all(|name| environment.get(name).is_some());
         let home = environment.get("HOME").map(Path::new);
         let place = |variable, name| match environment.get(variable) {
             None => home.map(|home| home.join(".aws").join(name)),
@@ -144,6 +144,11 @@ impl Location {
             credentials: place("AWS_SHARED_CREDENTIALS_FILE", "credentials"),
             config: place("AWS_CONFIG_FILE", "config"),
         }
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Whether nothing else can take the place of the profile's keys.
@@ -163,9 +168,18 @@ impl Location {
         let own = [self.name.as_str()];
         let files = [(&self.credentials, own.as_slice()), (&self.config, &in_config)];
         let (mut profile, mut known, mut elsewhere) = (Profile::default(), false, None);
+        let mut denied = None;
         for (path, names) in files {
             let Some(path) = path else { continue };
-            let Some(ini) = parse(path)? else { continue };
+            let ini = match parse(path) {
+                // A home that is not ours, as some services have it: the other file may do.
+                Err(error @ ProfileError::Denied(_)) => {
+                    denied = denied.or(Some(error));
+                    continue;
+                }
+                parsed => parsed?,
+            };
+            let Some(ini) = ini else { continue };
             let found = names.iter().find_map(|name| ini.get_map_ref().get(*name));
             let Some(section) = found.map(Section) else { continue };
             known = true;
@@ -183,10 +197,11 @@ impl Location {
         let lacks = profile.keys.is_none() && (self.named || elsewhere.is_some());
         if self.is_needed() && !known {
             let files = [&self.credentials, &self.config].into_iter().flatten().cloned().collect();
-            return Err(ProfileError::Unknown { name: name(), files });
+            return Err(denied.unwrap_or(ProfileError::Unknown { name: name(), files }));
         }
         if self.wants_keys && (lacks || elsewhere == Some(ROLE)) {
-            return Err(ProfileError::NoKeys { name: name(), setting: elsewhere });
+            let none = ProfileError::NoKeys { name: name(), setting: elsewhere };
+            return Err(denied.unwrap_or(none));
         }
         Ok(profile)
     }
@@ -201,7 +216,7 @@ impl Location {
         const SECRET: &str = "aws_secret_access_key";
         let (name, path) = (|| self.name.clone(), || path.to_owned());
         let word = |setting| match section.get(setting) {
-            Some(value) if !is_key(value) => {
+            Some(value) if !(if setting == SECRET { is_secret } else { is_key })(value) => {
                 Err(ProfileError::Odd { name: name(), setting, path: path() })
             }
             value => Ok(value.map(str::to_owned)),
@@ -220,9 +235,14 @@ impl Location {
 }
 
 /// Whether a text can be a key or a token: the client puts them into headers, and panics where they
-/// do not fit. A secret of a store of one's own may have spaces.
+/// do not fit.
 pub(super) fn is_key(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')
+}
+
+/// Whether a text can be a secret: it is hashed, so any line will do.
+pub(super) fn is_secret(text: &str) -> bool {
+    !text.chars().any(char::is_control)
 }
 
 /// The settings of a profile in one file.
@@ -245,6 +265,9 @@ fn parse(path: &Path) -> Result<Option<Ini>, ProfileError> {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(None);
         }
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            return Err(ProfileError::Denied(path.to_owned()));
+        }
         Err(error) => return Err(failed(error.to_string())),
     };
     let mut rules = IniDefault::default();
@@ -262,60 +285,6 @@ fn parse(path: &Path) -> Result<Option<Ini>, ProfileError> {
         |error: String| error.split_once(": ").map_or(String::new(), |(at, _)| at.to_owned());
     ini.read(text).map_err(|error| failed(place(error)))?;
     Ok(Some(ini))
-}
-
-/// Gives the keys of a profile to the client.
-#[derive(Debug)]
-pub(super) struct Keys {
-    location: Location,
-    known: Mutex<Known>,
-}
-
-#[derive(Debug)]
-struct Known {
-    keys: Arc<AwsCredential>,
-    /// What was wrong when they were last read; told once.
-    trouble: String,
-}
-
-impl Keys {
-    /// The keys of a profile, as they were read first.
-    pub(super) fn new(location: Location, first: AwsCredential) -> Self {
-        tracing::info!(profile = location.name, "keys for S3 come from a profile");
-        let known = Known { keys: Arc::new(first), trouble: String::new() };
-        Self { location, known: Mutex::new(known) }
-    }
-
-    fn read(&self) -> Result<AwsCredential, ProfileError> {
-        let none = || ProfileError::NoKeys { name: self.location.name.clone(), setting: None };
-        self.location.read()?.keys.ok_or_else(none)
-    }
-}
-
-#[async_trait::async_trait]
-impl CredentialProvider for Keys {
-    type Credential = AwsCredential;
-
-    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
-        let read = self.read();
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let profile = &self.location.name;
-        let trouble = match read {
-            Ok(keys) => {
-                if keys != *known.keys {
-                    tracing::info!(profile, "the keys for S3 have changed");
-                    known.keys = Arc::new(keys);
-                }
-                String::new()
-            }
-            Err(error) => error.to_string(),
-        };
-        if trouble != known.trouble && !trouble.is_empty() {
-            tracing::warn!(profile, error = trouble, "the keys for S3 stay as they were");
-        }
-        known.trouble = trouble;
-        Ok(Arc::clone(&known.keys))
-    }
 }
 
 #[cfg(test)]

@@ -106,15 +106,16 @@ fn what_is_wrong_is_named_with_a_remedy_and_without_a_secret() {
 #[test]
 fn what_the_environment_says_itself_comes_first() {
     let home = Home::with(CREDENTIALS, CONFIG);
-    let identity = ("AWS_WEB_IDENTITY_TOKEN_FILE", "/token");
+    let (token, role) = (("AWS_WEB_IDENTITY_TOKEN_FILE", "/token"), ("AWS_ROLE_ARN", "arn"));
     let (key, other) = (("AWS_ACCESS_KEY_ID", "x"), ("AWS_PROFILE", "other"));
     // The region counts all the same, and what is wrong with the keys does not.
     assert_eq!(home.read_with(&[key]), Ok(profile(None, "eu-1")));
-    assert_eq!(home.read_with(&[identity]), Ok(profile(None, "eu-1")));
+    assert_eq!(home.read_with(&[token, role]), Ok(profile(None, "eu-1")));
+    assert!(home.read_with(&[token]).unwrap().keys.is_some());
     assert_eq!(home.read_with(&[key, other]), Ok(profile(None, "eu-2")));
     assert_eq!(home.read_with(&[key, ("AWS_PROFILE", "none")]), Ok(Profile::default()));
     assert!(home.read_with(&[key, ("AWS_PROFILE", "both")]).is_ok());
-    let named = home.read_with(&[identity, other]).unwrap();
+    let named = home.read_with(&[token, role, other]).unwrap();
     assert_eq!(named.keys, keys("AK2", "s2", Some("t2")));
     let mine = "[default]\naws_access_key_id=m\naws_secret_access_key=s\n";
     std::fs::write(home.0.path().join("mine"), mine).unwrap();
