@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::layers::Reader;
 use super::raw::{RawObjects, Scalar};
 use super::units;
-use crate::object::s3::{Encryption, Environment, Settings};
+use crate::object::s3::{Encryption, Environment, Settings, host_of};
 
 /// Where trace files and digests go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,9 +112,7 @@ fn endpoint(reader: &mut Reader, raw: &Scalar) -> Option<String> {
     if text.is_empty() {
         return None;
     }
-    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    let host = host.map(|host| host.trim_end_matches('/'));
-    if host.is_none_or(|host| host.is_empty() || host.contains(['/', '?', '#', '@', ' '])) {
+    if host_of(&text).is_none_or(|host| host.contains('/')) {
         let masked = units::mask_url(&text);
         let text = format!(
             "{masked:?} is no endpoint: write https://host:port; keys come from the environment"

@@ -33,6 +33,7 @@ use crate::metrics::Metrics;
 use fault::Fault;
 use retry::Retries;
 
+pub(crate) use client::host_of;
 pub use probe::Creation;
 
 /// Bytes of `<prefix>/<bucket>/<key>`, as S3 has it.

@@ -148,6 +148,24 @@ fn what_a_store_says_of_a_session_token_is_not_shown() {
 }
 
 #[test]
+fn what_no_request_could_carry_is_refused_at_the_start() {
+    let server = Server::start(Conditions::Kept);
+    let mut settings = server.settings("p", TIMEOUT);
+    (settings.endpoint, settings.region) = (None, None);
+    for (name, value, said) in [
+        ("AWS_ACCESS_KEY_ID", "two\nlines", "AWS_ACCESS_KEY_ID is no key"),
+        ("AWS_TOKEN", "t\u{e9}", "AWS_TOKEN is no key"),
+        ("AWS_SECRET_ACCESS_KEY", "s\n", "AWS_SECRET_ACCESS_KEY is no key"),
+        ("AWS_REGION", "eu\n", "\"eu\\n\" is no region"),
+        ("AWS_ENDPOINT_URL", "http://user:pw@host", "the endpoint is none"),
+    ] {
+        settings.environment = Environment::of([(name, value)]);
+        let text = refused(S3Store::open(&settings, None));
+        assert!(text.contains(said) && !text.contains("pw"), "{text}");
+    }
+}
+
+#[test]
 fn keys_of_a_profile_may_change_while_it_is_used() {
     let server = Server::start(Conditions::Kept);
     let home = tempfile::tempdir().unwrap();
@@ -164,17 +182,6 @@ fn keys_of_a_profile_may_change_while_it_is_used() {
     settings.environment = Environment::of([file, ("AWS_PROFILE", "none")]);
     let text = refused(S3Store::open(&settings, None));
     assert!(text.contains("AWS_PROFILE names \"none\""), "{text}");
-    for (name, value, said) in [
-        ("AWS_ACCESS_KEY_ID", "two\nlines", "AWS_ACCESS_KEY_ID is no key"),
-        ("AWS_TOKEN", "t\u{e9}", "AWS_TOKEN is no key"),
-        ("AWS_SECRET_ACCESS_KEY", "s\n", "AWS_SECRET_ACCESS_KEY is no key"),
-        ("AWS_REGION", "eu\n", "\"eu\\n\" is no region"),
-        ("AWS_ENDPOINT_URL", "http://user:pw@host", "the endpoint is none"),
-    ] {
-        settings.environment = Environment::of([(name, value)]);
-        let text = refused(S3Store::open(&settings, None));
-        assert!(text.contains(said) && !text.contains("pw"), "{text}");
-    }
     settings.environment = Environment::of([file, ("AWS_PROFILE", "audit")]);
     write(ACCESS.1);
     let store = S3Store::open(&settings, None).unwrap();

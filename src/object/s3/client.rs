@@ -76,7 +76,7 @@ pub(super) fn build(settings: &Settings) -> Result<AmazonS3, BuildError> {
     let plain = endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
     let path_style = settings.path_style.unwrap_or(endpoint.is_some());
     if let Some(endpoint) = endpoint {
-        let endpoint = is_endpoint(&endpoint).then_some(endpoint).ok_or(BuildError::Endpoint)?;
+        host_of(&endpoint).ok_or(BuildError::Endpoint)?;
         let full = if path_style { endpoint } else { hosted(&endpoint, &settings.bucket) };
         builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, full);
     }
@@ -117,11 +117,13 @@ pub(super) fn build(settings: &Settings) -> Result<AmazonS3, BuildError> {
     Ok(builder.build()?)
 }
 
-/// Whether a text can be where a store is: scheme and host.
-fn is_endpoint(text: &str) -> bool {
-    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+/// The host of an endpoint, its port, and a path where there is one; `None` where the text is no
+/// `http://…` or `https://…`, or has a user, a query or what no URL has.
+pub(crate) fn host_of(endpoint: &str) -> Option<&str> {
+    let host = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://"))?;
+    let host = host.trim_end_matches('/');
     let odd = |byte: u8| !byte.is_ascii_graphic() || b"@?#".contains(&byte);
-    host.is_some_and(|host| !host.is_empty() && !host.bytes().any(odd))
+    (!host.is_empty() && !host.bytes().any(odd)).then_some(host)
 }
 
 /// Names and values of the client's options for encryption at rest.

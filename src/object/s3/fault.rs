@@ -46,7 +46,7 @@ impl Fault {
                 _ => Self::Again { reason: "conflict", text },
             },
             Of::Precondition { .. } | Of::NotModified { .. } => Self::Exists,
-            Of::NotFound { .. } if text.contains("<Code>NoSuchBucket<") => {
+            Of::NotFound { .. } if has(&text, "NoSuchBucket") => {
                 Self::Refused("there is no such bucket; make it, or name another".to_owned())
             }
             Of::NotFound { .. } => Self::Absent,
@@ -68,7 +68,7 @@ impl Fault {
             return Self::Again { reason: if timeout { "timeout" } else { "connection" }, text };
         }
         let elsewhere = text.contains("redirect without LOCATION")
-            || text.contains("<Code>AuthorizationHeaderMalformed<");
+            || has(&text, "AuthorizationHeaderMalformed");
         match status(&text) {
             Some(501) => Self::Unknown(text),
             code if elsewhere || code == Some(301) => {
@@ -77,11 +77,7 @@ impl Fault {
                 Self::Refused(text.to_owned())
             }
             // What AWS says 400 to, and is passing all the same.
-            Some(400)
-                if ["RequestTimeout", "BadDigest"]
-                    .iter()
-                    .any(|code| text.contains(&format!("<Code>{code}<"))) =>
-            {
+            Some(400) if has(&text, "RequestTimeout") || has(&text, "BadDigest") => {
                 Self::Again { reason: "status", text }
             }
             Some(400) => Self::Unknown(text),
@@ -115,20 +111,24 @@ fn transport(error: &object_store::Error) -> Option<&HttpError> {
     None
 }
 
+/// Whether a store's text gives this code.
+fn has(text: &str, code: &str) -> bool {
+    text.contains(&format!("<Code>{code}<"))
+}
+
 /// What is wrong with a session token. The store's own text has the token in it.
 fn token(text: &str) -> Option<&'static str> {
-    let has = |code: &str| text.contains(&format!("<Code>{code}<"));
-    if has("ExpiredToken") || has("RequestExpired") {
-        let text = "the credentials have run out: those of a role are asked for anew, those of a \
-                    profile or the environment must be renewed there";
-        return Some(text);
+    if has(text, "ExpiredToken") || has(text, "RequestExpired") {
+        let expired = "the credentials have run out: those of a role are asked for anew, those of \
+                       a profile or the environment must be renewed there";
+        return Some(expired);
     }
-    let text = "the session token is not that of the keys: renew all three where they come from";
-    has("InvalidToken").then_some(text)
+    let other = "the session token is not that of the keys: renew all three where they come from";
+    has(text, "InvalidToken").then_some(other)
 }
 
 fn denied(text: &str) -> Fault {
-    let has = |code: &str| text.contains(&format!("<Code>{code}<"));
+    let has = |code| has(text, code);
     let remedy = match () {
         () if has("RequestTimeTooSkewed") => "this machine's clock is wrong: set it (NTP)",
         () if has("InvalidAccessKeyId") => {

@@ -162,9 +162,9 @@ impl Location {
     /// A file that is there cannot be read; where keys are wanted, the profile has half of a pair,
     /// or gets them from elsewhere; one that was named is missing or has none.
     pub(super) fn read(&self) -> Result<Profile, ProfileError> {
-        let profile = format!("profile {}", self.name);
+        let plain = format!("profile {}", self.name);
         let quoted = format!("profile \"{}\"", self.name);
-        let in_config = [profile.as_str(), if self.name == DEFAULT { DEFAULT } else { &quoted }];
+        let in_config = [plain.as_str(), if self.name == DEFAULT { DEFAULT } else { &quoted }];
         let own = [self.name.as_str()];
         let files = [(&self.credentials, own.as_slice()), (&self.config, &in_config)];
         let (mut profile, mut known, mut elsewhere) = (Profile::default(), false, None);
@@ -215,15 +215,15 @@ impl Location {
         const KEY: &str = "aws_access_key_id";
         const SECRET: &str = "aws_secret_access_key";
         let (name, path) = (|| self.name.clone(), || path.to_owned());
-        let word = |setting| match section.get(setting) {
-            Some(value) if !(if setting == SECRET { is_secret } else { is_key })(value) => {
+        let word = |setting, fits: fn(&str) -> bool| match section.get(setting) {
+            Some(value) if !fits(value) => {
                 Err(ProfileError::Odd { name: name(), setting, path: path() })
             }
             value => Ok(value.map(str::to_owned)),
         };
-        let lacks = match (word(KEY)?, word(SECRET)?) {
+        let lacks = match (word(KEY, is_key)?, word(SECRET, is_secret)?) {
             (Some(key_id), Some(secret_key)) => {
-                let token = word("aws_session_token")?;
+                let token = word("aws_session_token", is_key)?;
                 return Ok(Some(AwsCredential { key_id, secret_key, token }));
             }
             (None, None) => return Ok(None),
