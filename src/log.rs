@@ -177,6 +177,14 @@ impl RecordBatch {
         }
     }
 
+    /// Forgets all but the first `length` records.
+    pub fn truncate(&mut self, length: usize) {
+        if let Some(first) = self.records.get(length) {
+            self.bytes.truncate(first.start);
+            self.records.truncate(length);
+        }
+    }
+
     /// Records in the batch.
     #[must_use]
     pub fn len(&self) -> usize {

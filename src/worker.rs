@@ -24,7 +24,7 @@ use trailproof_topology::stage::{Batch, LoadError, Stage};
 use trailproof_topology::state::Changes;
 
 use crate::applied::Applied;
-use crate::log::{self, Kind, Log, RecordBatch};
+use crate::log::{self, Kind, Log, Polled, RecordBatch};
 use crate::store::{self, StateStore};
 use crate::turns::Turns;
 
@@ -264,7 +264,7 @@ where
             Ok(taken) => taken,
             Err(error) => {
                 self.stage = Some(stage);
-                return Err(error.into());
+                return Err(error);
             }
         };
         if taken.records == 0 {
@@ -350,15 +350,15 @@ where
     /// Polls and applies one piece after another, until the batch is full or the log has no more.
     ///
     /// # Errors
-    /// The log's, where nothing is applied yet; else the next step meets it.
+    /// The log's or the store's, where nothing is applied yet; else the next step meets it.
     fn take(
         &mut self,
         stage: &mut S,
         batch: &mut Batch,
         await_turn: &mut dyn FnMut(),
-    ) -> Result<Taken, log::Error> {
+    ) -> Result<Taken, Error> {
         if let Some(error) = self.late.take() {
-            return Err(error);
+            return Err(error.into());
         }
         let mut taken = Taken::default();
         loop {
@@ -368,7 +368,7 @@ where
             let polled = self.log.poll(next, wanted, &mut self.records);
             let marked = match polled.and_then(|()| self.marked()) {
                 Ok(marked) => marked,
-                Err(error) if taken.records == 0 => return Err(error),
+                Err(error) if taken.records == 0 => return Err(error.into()),
                 Err(error) => {
                     self.late = Some(error).filter(|error| error.retry() == log::Retry::Never);
                     return Ok(taken);
@@ -377,12 +377,17 @@ where
             if !self.records.is_empty() {
                 await_turn();
             }
-            self.apply(stage, &marked, batch);
+            let applied = self.apply(stage, &marked, batch);
             taken.records += self.records.len();
             taken.bytes += self.records.bytes_len();
             // A gap is no record that could be read again.
             if let Some(last) = self.records.last().filter(|last| last.kind != Kind::Gap) {
                 taken.last = Some(Applied::of(&last));
+            }
+            match applied {
+                Ok(()) => {}
+                Err(error) if taken.records == 0 => return Err(error),
+                Err(_) => return Ok(taken),
             }
             // What came short of what was asked for is all that there is now.
             if self.records.bytes_len() < wanted || taken.bytes >= self.batch_bytes_max {
@@ -422,25 +427,39 @@ where
         Ok(marked)
     }
 
-    fn apply(&mut self, stage: &mut S, marked: &Marked, batch: &mut Batch) {
+    /// Applies a piece, as far as what its records need can be read from the store; the rest of it
+    /// is forgotten, and polled again by the next step.
+    fn apply(&mut self, stage: &mut S, marked: &Marked, batch: &mut Batch) -> Result<(), Error> {
+        let (mut applied, mut outcome) = (0, Ok(()));
         for record in self.records.iter() {
-            let body = match record.kind {
-                Kind::Data => Body::Data(record.value),
-                Kind::Tick => Body::Tick,
-                Kind::Catalog => match marked.get(&record.offset) {
-                    Some((version, catalog)) => Body::Catalog(*version, catalog.as_ref()),
-                    None => Body::Unknown(record.value),
-                },
-                Kind::Unknown => Body::Unknown(record.value),
-                Kind::Gap => {
-                    // State from before a gap would be of no use once more is gone.
-                    self.owes_savepoint = true;
-                    let from = record.value.try_into().map_or(record.offset, u64::from_be_bytes);
-                    Body::Gap { from }
-                }
-            };
+            // State from before a gap would be of no use once more is gone.
+            self.owes_savepoint |= record.kind == Kind::Gap;
             let append_time_ms = record.append_time_ms;
-            stage.apply(&Input { offset: record.offset, append_time_ms, body }, batch);
+            let body = body_of(&record, marked);
+            let input = Input { offset: record.offset, append_time_ms, body };
+            outcome = stage.apply_reading(&input, || self.store.snapshot(), batch);
+            if outcome.is_err() {
+                break;
+            }
+            applied += 1;
+        }
+        self.records.truncate(applied);
+        Ok(outcome?)
+    }
+}
+
+fn body_of<'a>(record: &Polled<'a>, marked: &'a Marked) -> Body<'a> {
+    match record.kind {
+        Kind::Data => Body::Data(record.value),
+        Kind::Tick => Body::Tick,
+        Kind::Catalog => match marked.get(&record.offset) {
+            Some((version, catalog)) => Body::Catalog(*version, catalog.as_ref()),
+            None => Body::Unknown(record.value),
+        },
+        Kind::Unknown => Body::Unknown(record.value),
+        Kind::Gap => {
+            let from = record.value.try_into().map_or(record.offset, u64::from_be_bytes);
+            Body::Gap { from }
         }
     }
 }

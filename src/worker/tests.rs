@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use trailproof_topology::input::Position;
+use trailproof_topology::stage::Wanted;
 use trailproof_topology::state::Rows;
 
 use super::*;
@@ -23,9 +24,17 @@ impl Stage for Counter {
         Ok(Self { position: Position::default(), counted: 0 })
     }
 
-    fn apply(&mut self, input: &Input<'_>, _: &mut Batch) {
+    fn apply(&mut self, input: &Input<'_>, _: &mut Batch) -> Result<(), Wanted> {
         self.position.next_offset = input.offset + 1;
         self.counted += 1;
+        Ok(())
+    }
+
+    fn read<R: Rows>(&mut self, _: &R) -> Result<(), LoadError<R::Error>>
+    where
+        R::Error: std::error::Error + 'static,
+    {
+        Ok(())
     }
 
     fn finish(&mut self, batch: &mut Batch) {

@@ -23,6 +23,7 @@ pub(crate) struct Rates {
     pub(crate) put: u64,
     pub(crate) get: u64,
     pub(crate) commit: u64,
+    pub(crate) read: u64,
     /// A stranger's object lies under the key.
     pub(crate) conflict: u64,
     /// Another version's compressor has put the same content before.

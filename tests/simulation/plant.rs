@@ -3,7 +3,7 @@
 use trailproof_topology::effect::{Effect, LANES};
 use trailproof_topology::input::{Input, Millis, Position};
 use trailproof_topology::key::{Table, single};
-use trailproof_topology::stage::{Batch, LoadError, Stage};
+use trailproof_topology::stage::{Batch, LoadError, Stage, Wanted};
 use trailproof_topology::state::{Change, Rows};
 
 /// A bug, or none.
@@ -111,10 +111,18 @@ impl<S: Stage> Stage for Planted<S> {
         Ok(Self { inner, plant, batches: 0, last_ms: 0, first: None })
     }
 
-    fn apply(&mut self, input: &Input<'_>, batch: &mut Batch) {
+    fn apply(&mut self, input: &Input<'_>, batch: &mut Batch) -> Result<(), Wanted> {
+        self.inner.apply(input, batch)?;
         self.last_ms = input.append_time_ms;
         self.first.get_or_insert(input.offset);
-        self.inner.apply(input, batch);
+        Ok(())
+    }
+
+    fn read<R: Rows>(&mut self, rows: &R) -> Result<(), LoadError<R::Error>>
+    where
+        R::Error: std::error::Error + 'static,
+    {
+        self.inner.read(rows)
     }
 
     fn finish(&mut self, batch: &mut Batch) {

@@ -13,7 +13,7 @@ pub(crate) const SEEDS: u64 = 20_000;
 
 /// What must happen at least once in so many seeds; a world in which it never does tests less than
 /// it says.
-const SOMETIMES: [&str; 63] = [
+const SOMETIMES: [&str; 64] = [
     "a savepoint",
     "a commit fails",
     "a commit is to be made again",
@@ -33,6 +33,7 @@ const SOMETIMES: [&str; 63] = [
     "a put fails",
     "a put finds the object",
     "a put happens and its answer is lost",
+    "a read fails",
     "a state is saved",
     "a store is lost",
     "a strange header",

@@ -27,8 +27,11 @@ struct State {
     begun: Vec<usize>,
 }
 
-/// A view of the rows.
-pub(crate) struct Snapshot(Arc<Memory>);
+/// A view of the rows. Reads of the window's fail now and then: those of a stage that works.
+pub(crate) struct Snapshot {
+    rows: Arc<Memory>,
+    hub: Arc<Hub>,
+}
 
 impl SimStore {
     pub(crate) fn new(hub: &Arc<Hub>) -> Arc<Self> {
@@ -109,7 +112,7 @@ impl StateStore for SimStore {
     type Snapshot<'a> = Snapshot;
 
     fn snapshot(&self) -> Snapshot {
-        Snapshot(self.rows())
+        Snapshot { rows: self.rows(), hub: Arc::clone(&self.hub) }
     }
 
     fn commit(&self, changes: &Changes) -> Result<(), Error> {
@@ -173,7 +176,15 @@ impl Rows for Snapshot {
     type Error = Error;
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        Ok(infallible(self.0.get(key)))
+        if key.first() == Some(&(Table::Window as u8)) {
+            let mut inner = self.hub.lock();
+            let rate = inner.faults.rates.read;
+            if inner.faults.verdict(rate) != Verdict::Go {
+                inner.mark("a read fails");
+                return Err(Error::Unavailable("read".to_owned()));
+            }
+        }
+        Ok(infallible(self.rows.get(key)))
     }
 
     fn scan(
@@ -182,7 +193,7 @@ impl Rows for Snapshot {
         to: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), Error> {
-        infallible(self.0.scan(from, to, visit));
+        infallible(self.rows.scan(from, to, visit));
         Ok(())
     }
 
@@ -192,7 +203,7 @@ impl Rows for Snapshot {
         to: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), Error> {
-        infallible(self.0.scan_back(from, to, visit));
+        infallible(self.rows.scan_back(from, to, visit));
         Ok(())
     }
 }

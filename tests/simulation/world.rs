@@ -138,6 +138,7 @@ fn rates(random: &mut Random) -> Rates {
         put: rate(300),
         get: rate(300),
         commit: rate(200),
+        read: rate(300),
         conflict: rate(60),
         recompressed: rate(80),
     }

@@ -129,7 +129,7 @@ impl Feeder {
     fn feed(&mut self, partition: usize, time_ms: Millis, body: Body<'_>) {
         let Feed { stage, rows, offset, effects } = &mut self.stages[partition];
         let mut batch = Batch::new([0; 2]);
-        stage.apply(&Input { offset: *offset, append_time_ms: time_ms, body }, &mut batch);
+        stage.apply(&Input { offset: *offset, append_time_ms: time_ms, body }, &mut batch).unwrap();
         stage.finish(&mut batch);
         rows.commit(&batch.changes);
         *offset += 1;

@@ -25,7 +25,7 @@ use crate::input::{Body, Input, Millis, Offset, Position};
 use crate::invariant;
 use crate::key::{self, Table, TrackerId};
 use crate::sign::Sign;
-use crate::stage::{Batch, LoadError, Stage};
+use crate::stage::{Batch, LoadError, Stage, Wanted};
 use crate::state::Rows;
 
 /// Intervals that one record may close at most; the first then spans what is over.
@@ -106,7 +106,7 @@ impl Stage for DigestStage {
         })
     }
 
-    fn apply(&mut self, input: &Input<'_>, batch: &mut Batch) {
+    fn apply(&mut self, input: &Input<'_>, batch: &mut Batch) -> Result<(), Wanted> {
         assert!(invariant::in_order(&self.position, input), "I2: records out of order");
         self.position.next_offset = input.offset + 1;
         self.position.stream_time_ms = self.position.stream_time_ms.max(input.append_time_ms);
@@ -124,6 +124,15 @@ impl Stage for DigestStage {
             // What was told there is missing: the next `closed` record does not follow and says so.
             Body::Gap { from } => self.refuse(input.offset, format!("gone since offset {from}")),
         }
+        Ok(())
+    }
+
+    /// Nothing: what it keeps is in memory.
+    fn read<R: Rows>(&mut self, _rows: &R) -> Result<(), LoadError<R::Error>>
+    where
+        R::Error: std::error::Error + 'static,
+    {
+        Ok(())
     }
 
     fn finish(&mut self, batch: &mut Batch) {

@@ -9,6 +9,7 @@
 //! Read next: [`open`] for the segments, [`load`] for the way back from rows.
 
 pub mod load;
+mod messages;
 pub mod open;
 
 use std::collections::BTreeMap;
@@ -25,14 +26,12 @@ use crate::merkle::{Hash, leaf_hash};
 use crate::names::derived_trace_id;
 use crate::query::OpenView;
 use crate::route::Router;
-use crate::rule::{self, Occasion};
 use crate::segment::Filing;
-use crate::stage::{Batch, LoadError, Stage};
+use crate::stage::{Batch, LoadError, Stage, Wanted};
 use crate::state::Rows;
 use crate::trace::{self, Reason, Reject, Trace};
-use crate::window::{Mark, Seen};
+use crate::window::{Mark, Seen, Window};
 
-use load::WindowRows;
 use open::OpenSegments;
 
 /// What a record stage is told once.
@@ -82,7 +81,7 @@ pub struct RecordStage {
     counts: Counts,
     /// Counting slots of the router's accounts in this stretch.
     slots: Vec<Option<usize>>,
-    window: WindowRows,
+    window: Window,
     sequences: BTreeMap<String, u64>,
     dirty_sequences: Vec<String>,
     /// First offset of the running batch.
@@ -102,44 +101,55 @@ impl Stage for RecordStage {
         load::stage(setup, rows)
     }
 
-    fn apply(&mut self, input: &Input<'_>, batch: &mut Batch) {
+    fn apply(&mut self, input: &Input<'_>, batch: &mut Batch) -> Result<(), Wanted> {
         assert!(invariant::in_order(&self.position, input), "I2: records out of order");
-        let from = input.first_offset();
-        if self.batch_from.is_none() {
-            self.batch_from = Some(from);
-        }
-        if self.position == Position::default() {
-            self.counts.from = from;
-        } else {
-            // Offsets that hold no record: they belong to the stretch that was running.
-            self.counts.absent += from - self.position.next_offset;
-        }
-        self.position.next_offset = input.offset + 1;
-        if let Body::Gap { from } = input.body {
-            self.counts.lost += input.offset + 1 - from;
-            return;
-        }
-        self.advance(input.append_time_ms, input.offset, batch);
-        self.counts.records += 1;
-        self.tally.records += 1;
+        // What may want rows comes first, while nothing has changed.
         match input.body {
-            Body::Data(record) => self.data(input, record, batch),
-            Body::Tick => self.counts.ticks += 1,
+            Body::Data(record) => {
+                let parsed = trace::parse(record);
+                let known = parsed.as_ref().ok().map(|trace| self.recognise(trace, record));
+                let known = known.transpose()?.flatten();
+                self.begin(input, batch);
+                match parsed {
+                    Ok(trace) => self.trace(input, record, &trace, known, batch),
+                    Err(reject) => self.reject(input, record, reject, batch),
+                }
+            }
+            Body::Tick => {
+                self.begin(input, batch);
+                self.counts.ticks += 1;
+            }
             Body::Catalog(version, catalog) => {
+                let newer = catalog.filter(|_| version > self.position.catalog_version);
+                if let Some(catalog) = newer {
+                    self.window.ready(catalog.dedup_window)?;
+                }
+                self.begin(input, batch);
                 self.counts.marks += 1;
-                if let Some(catalog) = catalog.filter(|_| version > self.position.catalog_version) {
+                if let Some(catalog) = newer {
                     self.install(version, Arc::clone(catalog), batch);
                 }
             }
             Body::Unknown(record) => {
+                self.begin(input, batch);
                 self.counts.dead_lettered += 1;
                 let detail = "header trailproof is neither tick nor catalog".to_owned();
                 let reject = Reject { reason: Reason::UnknownHeader, detail, account: None };
                 self.dead_letter(input, record, &reject, batch);
             }
-            // Taken above.
-            Body::Gap { .. } => {}
+            Body::Gap { from } => {
+                self.come_to(input);
+                self.counts.lost += input.offset + 1 - from;
+            }
         }
+        Ok(())
+    }
+
+    fn read<R: Rows>(&mut self, rows: &R) -> Result<(), LoadError<R::Error>>
+    where
+        R::Error: std::error::Error + 'static,
+    {
+        self.window.read(rows)
     }
 
     fn finish(&mut self, batch: &mut Batch) {
@@ -196,6 +206,29 @@ impl RecordStage {
     #[must_use]
     pub fn catalog(&self) -> Option<&Arc<Catalog>> {
         self.router.as_ref().map(Router::catalog)
+    }
+
+    /// Moves the position behind a record, or a gap.
+    fn come_to(&mut self, input: &Input<'_>) {
+        let from = input.first_offset();
+        if self.batch_from.is_none() {
+            self.batch_from = Some(from);
+        }
+        if self.position == Position::default() {
+            self.counts.from = from;
+        } else {
+            // Offsets that hold no record: they belong to the stretch that was running.
+            self.counts.absent += from - self.position.next_offset;
+        }
+        self.position.next_offset = input.offset + 1;
+    }
+
+    /// Begins with a record: moves position and stream time, and counts it.
+    fn begin(&mut self, input: &Input<'_>, batch: &mut Batch) {
+        self.come_to(input);
+        self.advance(input.append_time_ms, input.offset, batch);
+        self.counts.records += 1;
+        self.tally.records += 1;
     }
 
     /// Moves stream time, and seals what has ended by it.
@@ -260,39 +293,40 @@ impl RecordStage {
             batch.changes.put(load::not_before_key(), not_before.to_be_bytes().to_vec());
         }
         self.slots = vec![None; router.catalog().accounts.len()];
-        self.window.resize(router.catalog().dedup_window);
         self.router = Some(router);
     }
 
-    /// A record that should be a trace.
-    fn data(&mut self, input: &Input<'_>, record: &[u8], batch: &mut Batch) {
-        let trace = match trace::parse(record) {
-            Ok(trace) => trace,
-            Err(reject) => return self.reject(input, record, reject, batch),
-        };
-        let account = self.router.as_ref().and_then(|router| router.account(&trace.account));
-        let Some(account) = account else {
+    /// Files a trace of a known account, unless it is a resend.
+    fn trace(
+        &mut self,
+        input: &Input<'_>,
+        record: &[u8],
+        trace: &Trace<'_>,
+        known: Option<(u32, Mark, Seen)>,
+        batch: &mut Batch,
+    ) {
+        let Some((account, mark, seen)) = known else {
             let detail = "the catalog has no such account".to_owned();
             let reject = Reject { reason: Reason::UnknownAccount, detail, account: None };
             return self.reject(input, record, reject, batch);
         };
         let slot = self.slot(account);
         self.counts.account(slot).received += 1;
-        let derived = self.complete(&trace, input);
-        let trace_id = derived
-            .as_deref()
-            .or_else(|| trace.values[crate::attribute::Attribute::TraceId as usize].as_deref());
-        let leaf = self.leaf(record);
-        let seen = match &derived {
-            Some(_) => Seen::New,
-            None => self.recognise(&trace, trace_id.unwrap_or_default(), record),
-        };
         if seen == Seen::Resend {
             self.counts.account(slot).duplicate += 1;
             self.tally.duplicates += 1;
             return;
         }
-        if seen == Seen::Conflict {
+        let derived = self.complete(trace, input);
+        let trace_id = derived
+            .as_deref()
+            .or_else(|| trace.values[crate::attribute::Attribute::TraceId as usize].as_deref());
+        let leaf = self.leaf(record);
+        if derived.is_none() {
+            self.window.push(mark, &seen);
+        }
+        let conflict = matches!(seen, Seen::Conflict(_));
+        if conflict {
             self.counts.account(slot).conflicts += 1;
             self.tally.conflicts += 1;
         }
@@ -300,14 +334,13 @@ impl RecordStage {
         let filing = Filing {
             offset: input.offset,
             stream_time_ms: self.position.stream_time_ms,
-            trace: &trace,
+            trace,
             record,
             added: &added,
             leaf: &leaf,
             trace_id: derived.as_deref(),
         };
         if self.file(account, slot, &filing, batch) {
-            let conflict = seen == Seen::Conflict;
             self.notify(account, input, &filing, trace_id.unwrap_or_default(), conflict, batch);
         } else {
             self.tally.unselected += 1;
@@ -354,14 +387,21 @@ impl RecordStage {
         crate::merkle::leaf_hash_of(&[head, &self.added, body])
     }
 
-    /// Looks a trace up in the window of resends and takes it in if it is new.
-    fn recognise(&mut self, trace: &Trace<'_>, trace_id: &str, record: &[u8]) -> Seen {
+    /// Finds a trace's account, and looks the trace up in the window of resends. One without an id
+    /// of its own is always new. `None` where the catalog has no such account.
+    fn recognise(
+        &mut self,
+        trace: &Trace<'_>,
+        record: &[u8],
+    ) -> Result<Option<(u32, Mark, Seen)>, Wanted> {
+        let account = self.router.as_ref().and_then(|router| router.account(&trace.account));
+        let Some(account) = account else { return Ok(None) };
+        let Some(trace_id) = trace.value(crate::attribute::Attribute::TraceId) else {
+            return Ok(Some((account, Mark::default(), Seen::New)));
+        };
         let mark = Mark::of(&trace.account, trace_id, record);
-        let seen = self.window.look(&mark);
-        if seen != Seen::Resend {
-            self.window.push(mark);
-        }
-        seen
+        let seen = self.window.look(&mark)?;
+        Ok(Some((account, mark, seen)))
     }
 
     /// Files a trace with every tracker that selects it; whether there was one.
@@ -375,87 +415,5 @@ impl RecordStage {
             self.tally.filed += 1;
         }
         !self.selected.is_empty()
-    }
-
-    /// Tells what the account's rules want told.
-    fn notify(
-        &mut self,
-        account: u32,
-        input: &Input<'_>,
-        filing: &Filing<'_>,
-        trace_id: &str,
-        conflict: bool,
-        batch: &mut Batch,
-    ) {
-        let Some(router) = &self.router else { return };
-        let account = router.account_at(account);
-        for rule in account.rules.iter().filter(|rule| rule::matches(rule, filing.trace)) {
-            let sequence = self.sequences.entry(rule.id.clone()).or_default();
-            let own = filing.trace.value(crate::attribute::Attribute::ProjectId);
-            let default = account.projects.first().map(|project| project.id.as_str());
-            let (head, body) = crate::segment::split_at_bracket(filing.record, filing.added);
-            let about = Occasion {
-                region: &router.catalog().region,
-                account: &account.id,
-                project: own.or(default).unwrap_or_default(),
-                tracker: &router.tracker_at(self.selected[0]).name,
-                partition: self.setup.partition,
-                offset: input.offset,
-                record_time_ms: filing.trace.record_time_ms.unwrap_or(input.append_time_ms),
-                trace_id,
-                conflict,
-                sequence: *sequence,
-                stored: &[head, filing.added, body].concat(),
-            };
-            let record = rule::notification(rule, filing.trace, &about);
-            *sequence += 1;
-            if !self.dirty_sequences.contains(&rule.id) {
-                self.dirty_sequences.push(rule.id.clone());
-            }
-            self.tally.notifications += 1;
-            batch.effect(&mut self.position, Lane::Notify, &Effect::Records(vec![record]));
-        }
-    }
-
-    /// Counts a record that is no trace, where it belongs, and keeps it as a dead letter.
-    fn reject(&mut self, input: &Input<'_>, record: &[u8], reject: Reject, batch: &mut Batch) {
-        let named = reject.account.as_deref();
-        let known = named.and_then(|id| self.router.as_ref()?.account(id));
-        match known {
-            Some(account) => {
-                let slot = self.slot(account);
-                let counts = self.counts.account(slot);
-                counts.received += 1;
-                counts.dead_lettered += 1;
-            }
-            None => self.counts.dead_lettered += 1,
-        }
-        self.dead_letter(input, record, &reject, batch);
-    }
-
-    fn dead_letter(
-        &mut self,
-        input: &Input<'_>,
-        record: &[u8],
-        reject: &Reject,
-        batch: &mut Batch,
-    ) {
-        self.tally.dead_letters[reject.reason as usize] += 1;
-        let place = [
-            ("reason", reject.reason.name().to_owned()),
-            ("detail", rule::header(reject.detail.clone())),
-            ("topic", Topic::Traces.name().to_owned()),
-            ("partition", self.setup.partition.to_string()),
-            ("offset", input.offset.to_string()),
-            ("append_time_ms", input.append_time_ms.to_string()),
-        ];
-        let letter = OutRecord {
-            topic: Topic::DeadLetters,
-            partition: None,
-            key: reject.account.clone().unwrap_or_default().into_bytes(),
-            headers: place.into_iter().map(|(name, text)| (name.to_owned(), text)).collect(),
-            value: record.to_vec(),
-        };
-        batch.effect(&mut self.position, Lane::Notify, &Effect::Records(vec![letter]));
     }
 }

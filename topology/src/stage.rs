@@ -1,8 +1,12 @@
 //! A stage: a deterministic machine fed with the records of one partition.
 //!
-//! A stage is loaded from its rows once. From then on it only writes: [`Stage::apply`] cannot
-//! fail, and what it wants kept or done goes into a [`Batch`]. The shell commits the batch whole;
-//! where that fails, it commits the same batch again before anything else (I1).
+//! A stage is loaded from its rows once. From then on it writes, and what it wants kept or done
+//! goes into a [`Batch`]. The shell commits the batch whole; where that fails, it commits the same
+//! batch again before anything else (I1).
+//!
+//! [`Stage::apply`] reads nothing and cannot fail half way. Where a record needs rows that are too
+//! many for memory, `apply` says so before it changes anything, the stage reads them
+//! ([`Stage::read`]), and the same record is applied again.
 //!
 //! What a stage holds in memory alone goes into the rows at a [`Stage::savepoint`], which the
 //! shell takes before it makes rows durable: far fewer bytes than after every batch. So durable
@@ -53,7 +57,7 @@ pub struct Damage {
     pub reason: String,
 }
 
-/// Why a stage could not be loaded.
+/// Why a stage could not be loaded, or read more.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError<E: std::error::Error + 'static> {
     /// The store failed.
@@ -63,6 +67,10 @@ pub enum LoadError<E: std::error::Error + 'static> {
     #[error(transparent)]
     Damage(#[from] Damage),
 }
+
+/// A record was not applied, and nothing has changed: the stage must [`Stage::read`] first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted;
 
 /// A stage of the topology over one input partition.
 pub trait Stage: Sized {
@@ -79,7 +87,37 @@ pub trait Stage: Sized {
         R::Error: std::error::Error + 'static;
 
     /// Applies one record. Records come in offset order, each once (I2).
-    fn apply(&mut self, input: &Input<'_>, batch: &mut Batch);
+    ///
+    /// # Errors
+    /// [`Wanted`]: the record must be applied again after a [`Stage::read`].
+    fn apply(&mut self, input: &Input<'_>, batch: &mut Batch) -> Result<(), Wanted>;
+
+    /// Reads what the last record that was not applied needs, from the rows as last committed.
+    ///
+    /// # Errors
+    /// The store's error, or damaged rows; then nothing has changed.
+    fn read<R: Rows>(&mut self, rows: &R) -> Result<(), LoadError<R::Error>>
+    where
+        R::Error: std::error::Error + 'static;
+
+    /// Applies one record, and reads before that whatever it needs.
+    ///
+    /// # Errors
+    /// Those of [`Stage::read`]; the record is not applied.
+    fn apply_reading<R: Rows>(
+        &mut self,
+        input: &Input<'_>,
+        rows: impl Fn() -> R,
+        batch: &mut Batch,
+    ) -> Result<(), LoadError<R::Error>>
+    where
+        R::Error: std::error::Error + 'static,
+    {
+        while self.apply(input, batch).is_err() {
+            self.read(&rows())?;
+        }
+        Ok(())
+    }
 
     /// Ends a batch: writes what the stage holds in memory, what waits for a savepoint left out,
     /// and the position row.

@@ -1,7 +1,7 @@
 //! Rows: what a stage keeps between batches, behind one small port.
 //!
-//! A stage reads its rows once, when it is loaded, and from then on only writes: `apply` cannot
-//! fail. The rows, the effects and the position of a batch are one [`Changes`], committed together
+//! A stage reads its rows when it is loaded. From then on it writes, and reads no more than a record
+//! of the past needs now and then ([`crate::stage`]). The rows, the effects and the position of a batch are one [`Changes`], committed together
 //! or not at all (I1).
 
 /// One change to a table row. Keys come from [`crate::key`] alone.
@@ -72,4 +72,30 @@ pub trait Rows {
         to: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), Self::Error>;
+}
+
+impl<R: Rows> Rows for &R {
+    type Error = R::Error;
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Self::Error> {
+        (**self).get(key)
+    }
+
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), Self::Error> {
+        (**self).scan(from, to, visit)
+    }
+
+    fn scan_back(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), Self::Error> {
+        (**self).scan_back(from, to, visit)
+    }
 }

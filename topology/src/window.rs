@@ -3,19 +3,27 @@
 //! A resend has the account, the id and the content of a trace in the window; it is stored once.
 //! The same id with other content is another trace: kept, and counted as a conflict.
 //!
-//! The window is rows of the partition's state, so it depends on the log alone. Its memory is
-//! fixed: under 18 bytes for each trace it can hold, once full. So it compares the upper 48 bits of
-//! the id's hash and the upper 47 of the content's: with a million marks, one new trace in some
-//! 2^28 is counted as a conflict by mistake, and one in 2^75 would be taken for a resend; of traces
-//! that repeat an id of the window with other content one in 2^47, for each mark of that id.
+//! The window is rows of the partition's state, so it depends on the log alone. A mark has sixteen
+//! bytes, and there may be millions; so memory holds only where each may be, in under eight bytes
+//! ([`table`]), and the newest. What a look needs beyond that is read from the rows first
+//! ([`rows`]): for a new trace hardly ever, for traces that come again once for hundreds.
 //!
-//! **Invariant:** the table holds exactly the ring's entries. A bucket is one line of the cache, so
-//! a look, an insertion and a removal each touch one, nearly always; what finds its bucket full
-//! lies in the next one, and each bucket counts what passed it by. A slot has a piece of the mark's
-//! id beside its place, so that foreign entries are passed without a look into the ring, which
-//! holds the rest of the mark.
+//! **Invariant:** every mark in the window has one entry in the table, in the epoch in which it
+//! came. The newest of an id is found by the id, and the others by their content. So a look meets
+//! few entries, even where all traces have one id.
+
+mod rows;
+mod table;
+
+use std::collections::VecDeque;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::input::Offset;
+use crate::key::{self, Key};
+use crate::stage::{Batch, Wanted};
+
+use table::{At, Kind, Live, Table};
 
 /// Bytes of a mark in a window row.
 pub const MARK_BYTES: usize = 16;
@@ -23,31 +31,16 @@ pub const MARK_BYTES: usize = 16;
 /// Most marks of a window.
 pub const CAPACITY_MAX: u32 = 1 << 24;
 
-/// Slots of a bucket: with the count they fill 64 bytes.
-const SLOTS: usize = 15;
+/// Marks of a row at most: 4 KiB, which is read to look one of them up.
+const ROW_MARKS_MAX: usize = 256;
 
-/// Marks of a bucket on average, at most: so few buckets are ever full.
-const MARKS: usize = 10;
+/// A row with fewer marks takes those of the next batch too: small batches must not make as many
+/// rows as there are marks.
+const ROW_MARKS_MIN: usize = 16;
 
-/// Buckets of a new window.
-const BUCKETS_MIN: usize = 1 << 8;
-
-/// Places of a new ring.
-const PLACES_MIN: usize = BUCKETS_MIN * MARKS;
-
-/// Bits that a window leaves out of an id's hash, and of a content's.
-const ID_LEFT_OUT: u32 = 16;
-const CONTENT_LEFT_OUT: u32 = 17;
-
-/// Bits of a content's hash that it keeps.
-const CONTENT_BITS: u32 = u64::BITS - CONTENT_LEFT_OUT;
-
-/// Bytes of a mark in the ring, and where its home begins.
-const PACKED_BYTES: usize = 11;
-const HOME_AT: usize = 7;
-
-/// Bits of an id that are in every slot: the largest place needs the other 25.
-const SLOT_BITS: u32 = 7;
+/// How often marks that were read are kept: resends come in the order of the first time, or in a
+/// few such orders mixed.
+const READ_MAX: usize = 8;
 
 /// What identifies a trace in the window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,22 +60,24 @@ impl Mark {
         Self { id, content: xxh3_64_with_seed(record, id) }
     }
 
-    /// Appends the mark to a window row: id, then content, big-endian.
-    pub fn encode(&self, row: &mut Vec<u8>) {
-        row.extend_from_slice(&self.id.to_be_bytes());
-        row.extend_from_slice(&self.content.to_be_bytes());
+    /// The marks as a window row: of each id, then content, big-endian.
+    #[must_use]
+    pub fn encode_row(marks: &[Self]) -> Vec<u8> {
+        let mut row = Vec::with_capacity(marks.len() * MARK_BYTES);
+        for mark in marks {
+            row.extend_from_slice(&mark.id.to_be_bytes());
+            row.extend_from_slice(&mark.content.to_be_bytes());
+        }
+        row
     }
 
     /// Reads the marks of a window row; `None` where its length is wrong.
     #[must_use]
     pub fn decode_row(row: &[u8]) -> Option<Vec<Self>> {
-        let word = |bytes: &[u8]| bytes.try_into().map(u64::from_be_bytes).ok();
         let (marks, rest) = row.as_chunks::<MARK_BYTES>();
-        rest.is_empty().then_some(())?;
-        marks
-            .iter()
-            .map(|mark| Some(Self { id: word(&mark[..8])?, content: word(&mark[8..])? }))
-            .collect()
+        let both = marks.iter().map(|mark| u128::from_be_bytes(*mark));
+        let marks = both.map(|both| Self { id: (both >> u64::BITS) as u64, content: both as u64 });
+        rest.is_empty().then(|| marks.collect())
     }
 }
 
@@ -94,102 +89,91 @@ pub enum Seen {
     /// This id with this content.
     Resend,
     /// This id with other content only.
-    Conflict,
+    Conflict(Newest),
 }
 
-/// A mark as a window knows it: of the id 32 bits that decide its bucket and above them 16, its
-/// tag; of the content 47 bits.
+/// The newest mark of an id, and its entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Known {
-    home: u32,
-    tag: u32,
-    content: u64,
+pub struct Newest {
+    at: At,
+    epoch: u64,
+    mark: Mark,
 }
 
-impl Known {
-    fn of(mark: &Mark) -> Self {
-        let id = mark.id >> ID_LEFT_OUT;
-        Self { home: id as u32, tag: (id >> 32) as u32, content: mark.content >> CONTENT_LEFT_OUT }
-    }
-
-    fn mark(self) -> Mark {
-        let id = (u64::from(self.tag) << 32) | u64::from(self.home);
-        Mark { id: id << ID_LEFT_OUT, content: self.content << CONTENT_LEFT_OUT }
-    }
-
-    /// What of it goes into the ring: the rest of the tag is in its slot.
-    fn packed(self) -> Packed {
-        let rest = (u64::from(self.tag >> SLOT_BITS) << CONTENT_BITS) | self.content;
-        let mut packed = [0; PACKED_BYTES];
-        packed[..HOME_AT].copy_from_slice(&rest.to_le_bytes()[..HOME_AT]);
-        packed[HOME_AT..].copy_from_slice(&self.home.to_le_bytes());
-        Packed(packed)
-    }
-}
-
-/// A mark in the ring: content (47 bits), tag without its lowest [`SLOT_BITS`] (9), home (32), all
-/// little-endian.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Packed([u8; PACKED_BYTES]);
-
-impl Packed {
-    fn home(self) -> u32 {
-        let [.., a, b, c, d] = self.0;
-        u32::from_le_bytes([a, b, c, d])
-    }
-
-    fn rest(self) -> u64 {
-        let [a, b, c, d, e, f, g, ..] = self.0;
-        u64::from_le_bytes([a, b, c, d, e, f, g, 0])
-    }
-
-    /// What of the tag is not in every slot.
-    fn upper_tag(self) -> u32 {
-        (self.rest() >> CONTENT_BITS) as u32
-    }
-
-    /// The mark, whose slot begins its tag like this.
-    fn known(self, slot_tag: u32) -> Known {
-        let tag = (self.upper_tag() << SLOT_BITS) | (slot_tag & ((1 << SLOT_BITS) - 1));
-        Known { home: self.home(), tag, content: self.rest() & ((1 << CONTENT_BITS) - 1) }
-    }
-
-    /// Whether the ids are the same, as far as the ring has them.
-    fn same_id(self, other: Self) -> bool {
-        self.home() == other.home() && self.upper_tag() == other.upper_tag()
-    }
-}
-
-/// A piece of the table.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
-struct Bucket {
-    /// A ring place plus one, and above it bits of the id; 0 is free.
-    slots: [u32; SLOTS],
-    /// Entries that lie in a later bucket because this one was full.
-    passed: u32,
-}
-
-impl Bucket {
-    const EMPTY: Self = Self { slots: [0; SLOTS], passed: 0 };
-}
-
-/// The slots of a table that are not free.
-fn filled(table: &[Bucket]) -> impl Iterator<Item = u32> {
-    table.iter().flat_map(|bucket| bucket.slots).filter(|slot| *slot != 0)
-}
-
-/// The last `capacity` marks.
-#[derive(Clone, Debug)]
+/// The last `capacity` marks. They are numbered as they come, from when the window was loaded.
+#[derive(Debug)]
 pub struct Window {
-    ring: Vec<Packed>,
-    /// Place of the oldest mark: 0 until the ring is full.
-    next: usize,
-    capacity: usize,
-    /// Doubled as the ring fills, up to one for every [`MARKS`] marks it can hold.
-    table: Vec<Bucket>,
-    /// Bits of a slot that hold a place of the ring plus one.
-    place_bits: u32,
+    capacity: u64,
+    /// The oldest mark in the window.
+    start: u64,
+    /// The next mark.
+    next: u64,
+    /// Marks of an epoch, as a power of two.
+    span_bits: u32,
+    table: Table,
+    /// Rows whose marks are in no other place, oldest first.
+    rows: VecDeque<Row>,
+    /// The first mark of `recent`.
+    recent_from: u64,
+    /// The newest marks: those of the open row, then those of no row yet.
+    recent: Vec<Mark>,
+    /// The row that `recent` begins with, where it has so few marks that it takes more.
+    open: Option<RowKey>,
+    /// Whether `recent` holds what no row does, or the open row what `recent` does not.
+    unsaved: bool,
+    /// The oldest row without the marks that have left the window, where it must be written anew.
+    trimmed: Option<(RowKey, Vec<Mark>)>,
+    /// Marks that were looked at, the last ones first.
+    read: VecDeque<Read>,
+    /// How many of them the look that has no answer yet asked for.
+    asked: usize,
+    /// What [`Window::read`] must read.
+    wanted: Option<Want>,
+}
+
+/// What names a row: the first offset of the batch that began it, and its number in that batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct RowKey {
+    from: Offset,
+    piece: u32,
+}
+
+impl RowKey {
+    /// The first row of a batch has no number: there was only one once.
+    fn key(self) -> Vec<u8> {
+        let key = Key::of(key::Table::Window).u64(self.from);
+        if self.piece == 0 { key.done() } else { key.u32(self.piece).done() }
+    }
+
+    fn parse(key: &[u8]) -> Option<Self> {
+        let (from, piece) = key.get(1..)?.split_first_chunk()?;
+        let from = Offset::from_be_bytes(*from);
+        let piece = if piece.is_empty() { 0 } else { u32::from_be_bytes(piece.try_into().ok()?) };
+        Some(Self { from, piece })
+    }
+}
+
+/// A row: its marks end where the next one's begin.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    key: RowKey,
+    first: u64,
+}
+
+/// Marks that were read from rows: those of an epoch, or of a row.
+#[derive(Debug)]
+struct Read {
+    first: u64,
+    marks: Vec<Mark>,
+}
+
+/// What is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Want {
+    /// The marks of an epoch.
+    Epoch(u64),
+    /// All of them, for a table of this capacity.
+    All(u64),
 }
 
 impl Window {
@@ -197,169 +181,177 @@ impl Window {
     /// always taken as 1, and logs of that time must give the same files.
     #[must_use]
     pub fn new(capacity: u32) -> Self {
-        let capacity = capacity.clamp(1, CAPACITY_MAX);
-        let place_bits = u32::BITS - capacity.leading_zeros();
-        let capacity = capacity as usize;
-        let buckets = capacity.div_ceil(MARKS).min(BUCKETS_MIN);
+        let capacity = u64::from(capacity.clamp(1, CAPACITY_MAX));
         Self {
-            ring: Vec::new(),
-            next: 0,
             capacity,
-            table: vec![Bucket::EMPTY; buckets],
-            place_bits,
+            start: 0,
+            next: 0,
+            span_bits: Table::span_bits(capacity),
+            table: Table::new(capacity, 0),
+            rows: VecDeque::new(),
+            recent_from: 0,
+            recent: Vec::new(),
+            open: None,
+            unsaved: false,
+            trimmed: None,
+            read: VecDeque::new(),
+            asked: 0,
+            wanted: None,
         }
     }
 
-    /// Marks in the window.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.ring.len()
-    }
-
-    /// Whether it holds none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.ring.is_empty()
-    }
-
-    /// How many marks it can hold.
-    #[must_use]
-    pub fn capacity(&self) -> usize {
-        self.capacity
-    }
-
-    /// The marks, oldest first, as far as the window knows them: what was left out is 0.
-    #[must_use]
-    pub fn marks(&self) -> Vec<Mark> {
-        let mut tags = vec![0; self.ring.len()];
-        for slot in filled(&self.table) {
-            tags[self.place(slot)] = slot >> self.place_bits;
-        }
-        let mut marks: Vec<Mark> =
-            self.ring.iter().zip(tags).map(|(packed, tag)| packed.known(tag).mark()).collect();
-        marks.rotate_left(self.next);
-        marks
+    /// Makes sure that the window has this capacity, before the catalog that says so comes into
+    /// force.
+    ///
+    /// # Errors
+    /// [`Wanted`]: it has another, and will have this one once it has read its rows.
+    pub fn ready(&mut self, capacity: u32) -> Result<(), Wanted> {
+        let capacity = u64::from(capacity.clamp(1, CAPACITY_MAX));
+        if capacity == self.capacity { Ok(()) } else { Err(self.want(Want::All(capacity))) }
     }
 
     /// Looks a mark up.
-    #[must_use]
-    pub fn look(&self, mark: &Mark) -> Seen {
-        let mut seen = Seen::New;
-        let known = Known::of(mark);
-        let (packed, tag) = (known.packed(), self.slot_tag(known));
-        let mut at = self.bucket(known.home);
-        // Each bucket may have been passed by at once.
-        for _ in 0..self.table.len() {
-            let bucket = &self.table[at];
-            for slot in bucket.slots {
-                if slot == 0 || slot >> self.place_bits != tag {
-                    continue;
-                }
-                let other = self.ring[self.place(slot)];
-                if other == packed {
-                    return Seen::Resend;
-                }
-                if other.same_id(packed) {
-                    seen = Seen::Conflict;
-                }
+    ///
+    /// # Errors
+    /// [`Wanted`]: not without its rows.
+    pub fn look(&mut self, mark: &Mark) -> Result<Seen, Wanted> {
+        if self.table.is_crowded(self.next - self.start) {
+            return Err(self.want(Want::All(self.capacity)));
+        }
+        match self.find(mark) {
+            Ok(seen) => {
+                self.asked = 0;
+                Ok(seen)
             }
-            if bucket.passed == 0 {
+            Err(epoch) => Err(self.want(Want::Epoch(epoch))),
+        }
+    }
+
+    /// Takes in a mark that is no resend; the oldest one leaves where the window is full.
+    pub fn push(&mut self, mark: Mark, seen: &Seen) {
+        self.recent.push(mark);
+        self.unsaved = true;
+        self.enter(&mark, seen);
+    }
+
+    fn want(&mut self, want: Want) -> Wanted {
+        self.wanted = Some(want);
+        Wanted
+    }
+
+    fn live(&self) -> Live {
+        Live { oldest: self.start >> self.span_bits, newest: self.next >> self.span_bits }
+    }
+
+    /// The first mark of an epoch, and that of the next one.
+    fn bounds(&self, epoch: u64) -> (u64, u64) {
+        (epoch << self.span_bits, (epoch + 1) << self.span_bits)
+    }
+
+    /// Looks a mark up; fails with the epoch whose marks are not here.
+    fn find(&self, mark: &Mark) -> Result<Seen, u64> {
+        let live = self.live();
+        let mut newest = None;
+        for (at, epoch) in self.table.candidates(Kind::Newest, mark.id, live) {
+            let (stored, recent) = self.of_epoch(epoch)?;
+            let mut same_id = stored.iter().chain(recent).filter(|other| other.id == mark.id);
+            if same_id.clone().any(|other| other == mark) {
+                return Ok(Seen::Resend);
+            }
+            if let Some(other) = same_id.next_back() {
+                newest = Some(Newest { at, epoch, mark: *other });
                 break;
             }
-            at = self.after(at);
         }
-        seen
+        let Some(newest) = newest else { return Ok(Seen::New) };
+        for (_, epoch) in self.table.candidates(Kind::Earlier, mark.content, live) {
+            let (stored, recent) = self.of_epoch(epoch)?;
+            if stored.iter().chain(recent).any(|other| other == mark) {
+                return Ok(Seen::Resend);
+            }
+        }
+        Ok(Seen::Conflict(newest))
     }
 
-    /// Takes a mark in; the oldest one leaves where the window is full.
-    pub fn push(&mut self, mark: Mark) {
-        let known = Known::of(&mark);
-        let place = if self.ring.len() < self.capacity {
-            self.ring_grows();
-            self.ring.push(known.packed());
-            if self.ring.len() > self.table.len() * MARKS {
-                self.table_grows();
-            }
-            self.ring.len() - 1
+    /// The marks of an epoch that are in the window: those of rows, and recent ones. Fails with
+    /// the epoch where the former were not read.
+    fn of_epoch(&self, epoch: u64) -> Result<(&[Mark], &[Mark]), u64> {
+        let (from, to) = self.bounds(epoch);
+        let (from, to) = (from.max(self.start), to.min(self.next));
+        let stored_to = to.min(self.recent_from);
+        let stored = if from < stored_to {
+            let has = |read: &&Read| {
+                read.first <= from && read.first + read.marks.len() as u64 >= stored_to
+            };
+            let read = self.read.iter().find(has).ok_or(epoch)?;
+            &read.marks[(from - read.first) as usize..(stored_to - read.first) as usize]
         } else {
-            let place = self.next;
-            self.remove(place);
-            self.ring[place] = known.packed();
-            self.next = (place + 1) % self.capacity;
-            place
+            &[]
         };
-        let slot = (self.slot_tag(known) << self.place_bits) | (place as u32 + 1);
-        self.insert(slot, known.home);
+        let recent_from = from.max(self.recent_from);
+        let recent = if recent_from < to {
+            let at = |number: u64| (number - self.recent_from) as usize;
+            &self.recent[at(recent_from)..at(to)]
+        } else {
+            &[]
+        };
+        Ok((stored, recent))
     }
 
-    /// The bucket of an id.
-    fn bucket(&self, home: u32) -> usize {
-        ((u64::from(home) * self.table.len() as u64) >> 32) as usize
-    }
-
-    fn after(&self, bucket: usize) -> usize {
-        let next = bucket + 1;
-        if next == self.table.len() { 0 } else { next }
-    }
-
-    /// As much of a mark's tag as there is room for beside a place.
-    fn slot_tag(&self, known: Known) -> u32 {
-        known.tag << self.place_bits >> self.place_bits
-    }
-
-    /// The bits of a slot that hold its place plus one.
-    fn place_mask(&self) -> u32 {
-        (1 << self.place_bits) - 1
-    }
-
-    /// The place of a slot that is not free.
-    fn place(&self, slot: u32) -> usize {
-        (slot & self.place_mask()) as usize - 1
-    }
-
-    fn insert(&mut self, slot: u32, home: u32) {
-        let mut at = self.bucket(home);
-        loop {
-            if let Some(free) = self.table[at].slots.iter_mut().find(|slot| **slot == 0) {
-                *free = slot;
-                return;
+    /// Gives the next mark its entry.
+    fn enter(&mut self, mark: &Mark, seen: &Seen) {
+        let live = self.live();
+        match seen {
+            Seen::Conflict(Newest { at, epoch, mark: before }) => {
+                self.table.insert(Kind::Earlier, before.content, *epoch, live);
+                self.table.renew(*at, mark.id, live);
             }
-            self.table[at].passed += 1;
-            at = self.after(at);
+            _ => self.table.insert(Kind::Newest, mark.id, live.newest, live),
+        }
+        self.next += 1;
+        self.start = self.start.max(self.next.saturating_sub(self.capacity));
+        if self.next.is_multiple_of(1 << self.span_bits) {
+            self.table.sweep(self.live());
         }
     }
 
-    fn remove(&mut self, place: usize) {
-        let mut at = self.bucket(self.ring[place].home());
-        let (mask, own) = (self.place_mask(), place as u32 + 1);
-        loop {
-            if let Some(slot) = self.table[at].slots.iter_mut().find(|slot| **slot & mask == own) {
-                *slot = 0;
-                return;
+    /// Writes the marks that are in no row, and drops rows of which no mark is in the window any
+    /// more. `from` is the first offset of the batch that ends.
+    pub fn finish(&mut self, from: Offset, batch: &mut Batch) {
+        if let Some((key, marks)) = self.trimmed.take() {
+            batch.changes.put(key.key(), Mark::encode_row(&marks));
+        }
+        if std::mem::take(&mut self.unsaved) {
+            let open = self.open.take();
+            let new = (0..).map(|piece| RowKey { from, piece });
+            let mut full = 0;
+            for (key, marks) in open.into_iter().chain(new).zip(self.recent.chunks(ROW_MARKS_MAX)) {
+                batch.changes.put(key.key(), Mark::encode_row(marks));
+                if marks.len() < ROW_MARKS_MIN {
+                    self.open = Some(key);
+                } else {
+                    self.rows.push_back(Row { key, first: self.recent_from + full as u64 });
+                    full += marks.len();
+                }
             }
-            self.table[at].passed -= 1;
-            at = self.after(at);
+            self.recent.drain(..full);
+            self.recent_from += full as u64;
+        }
+        while let Some(row) = self.rows.front().copied()
+            && self.row_end(0) <= self.start
+        {
+            // Each by itself: ranges that overlap cost a store the square of their number.
+            batch.changes.delete(row.key.key());
+            self.rows.pop_front();
         }
     }
 
-    /// Makes room for another mark: for twice as many, and never for more than there may be.
-    fn ring_grows(&mut self) {
-        let length = self.ring.len();
-        if length == self.ring.capacity() {
-            self.ring.reserve_exact(length.max(PLACES_MIN).min(self.capacity - length));
-        }
-    }
-
-    fn table_grows(&mut self) {
-        let buckets = (self.table.len() * 2).min(self.capacity.div_ceil(MARKS));
-        let old = std::mem::replace(&mut self.table, vec![Bucket::EMPTY; buckets]);
-        for slot in filled(&old) {
-            let home = self.ring[self.place(slot)].home();
-            self.insert(slot, home);
-        }
+    /// Where a row's marks end.
+    fn row_end(&self, at: usize) -> u64 {
+        self.rows.get(at + 1).map_or(self.recent_from, |next| next.first)
     }
 }
 
 #[cfg(test)]
-#[path = "window_test.rs"]
+#[path = "window/test.rs"]
 mod tests;

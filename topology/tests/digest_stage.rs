@@ -189,7 +189,8 @@ fn feed(log: &FilesLog, batch_length: usize, restart: bool) -> Outcome {
                 Entry::Data(value) => Body::Data(value),
             };
             let offset = (at * batch_length + index) as u64;
-            stage.apply(&Input { offset, append_time_ms: *append_time_ms, body }, &mut batch);
+            let input = Input { offset, append_time_ms: *append_time_ms, body };
+            stage.apply(&input, &mut batch).expect("a stage that wants no rows");
         }
         stage.finish(&mut batch);
         changes.push(batch.changes.list.len());

@@ -155,7 +155,8 @@ fn run(records: &[Vec<u8>]) -> Came {
     let mut catalog = catalog(1);
     catalog.file_bytes_max = 16 << 20;
     let mut apply = |offset, append_time_ms, body: Body<'_>| {
-        stage.apply(&Input { offset, append_time_ms, body }, &mut batch);
+        let input = Input { offset, append_time_ms, body };
+        stage.apply_reading(&input, || &rows, &mut batch).unwrap();
     };
     apply(0, START_MS, Body::Catalog(1, Some(&Arc::new(catalog))));
     for (offset, record) in (1..).zip(records) {

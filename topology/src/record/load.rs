@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a loaded stage behaves as the one that wrote the rows would have.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::catalog::Catalog;
@@ -14,79 +14,11 @@ use crate::record::open::OpenSegments;
 use crate::record::{RecordStage, Setup, Tally};
 use crate::route::Router;
 use crate::segment::{Filing, OpenSegment, Summary};
-use crate::stage::{Batch, Damage, LoadError};
+use crate::stage::{Damage, LoadError};
 use crate::state::Rows;
 use crate::tail;
 use crate::trace;
-use crate::window::{CAPACITY_MAX, Mark, Seen, Window};
-
-/// The window of resends and the rows it is kept in.
-#[derive(Debug)]
-pub(super) struct WindowRows {
-    window: Window,
-    rows: VecDeque<(Offset, usize)>,
-    held: usize,
-    new: Vec<Mark>,
-    /// The capacity changed: the rows are written anew, so that a reload finds just these marks.
-    resized: bool,
-}
-
-impl WindowRows {
-    fn new(capacity: u32) -> Self {
-        let window = Window::new(capacity);
-        Self { window, rows: VecDeque::new(), held: 0, new: Vec::new(), resized: false }
-    }
-
-    pub(super) fn look(&self, mark: &Mark) -> Seen {
-        self.window.look(mark)
-    }
-
-    pub(super) fn push(&mut self, mark: Mark) {
-        self.window.push(mark);
-        self.new.push(mark);
-    }
-
-    /// Takes another capacity, with the newest marks that fit.
-    pub(super) fn resize(&mut self, capacity: u32) {
-        if self.window.capacity() == capacity.clamp(1, CAPACITY_MAX) as usize {
-            return;
-        }
-        let marks = self.window.marks();
-        self.window = Window::new(capacity);
-        marks.into_iter().for_each(|mark| self.window.push(mark));
-        self.resized = true;
-    }
-
-    /// Writes the batch's marks, and drops rows of which no mark is in the window any more.
-    pub(super) fn finish(&mut self, from: Offset, batch: &mut Batch) {
-        if std::mem::take(&mut self.resized) {
-            batch.changes.delete_range(window_key(0), window_key(from));
-            self.rows.clear();
-            self.held = 0;
-            self.new = self.window.marks();
-        }
-        if !self.new.is_empty() {
-            let mut row = Vec::with_capacity(self.new.len() * crate::window::MARK_BYTES);
-            self.new.iter().for_each(|mark| mark.encode(&mut row));
-            batch.changes.put(window_key(from), row);
-            self.rows.push_back((from, self.new.len()));
-            self.held += self.new.len();
-            self.new.clear();
-        }
-        while let Some((first, marks)) = self.rows.front().copied()
-            && self.held - marks >= self.window.capacity()
-        {
-            self.held -= marks;
-            self.rows.pop_front();
-            // Each by itself: ranges that overlap cost a store the square of their number.
-            batch.changes.delete(window_key(first));
-        }
-    }
-}
-
-fn window_key(from: Offset) -> Vec<u8> {
-    Key::of(Table::Window).u64(from).done()
-}
+use crate::window::Window;
 
 fn damage(table: &'static str, reason: &str) -> Damage {
     Damage { table, reason: reason.to_owned() }
@@ -118,7 +50,7 @@ where
         setup,
         counts,
         slots: vec![None; router.as_ref().map_or(0, |router| router.catalog().accounts.len())],
-        window: load_window(rows, capacity)?,
+        window: Window::load(capacity, rows)?,
         sequences: load_sequences(rows)?,
         dirty_sequences: Vec::new(),
         batch_from: None,
@@ -185,27 +117,6 @@ where
     })
     .map_err(LoadError::Store)?;
     if intact { Ok(sequences) } else { Err(damage("sequence", "not 8 bytes").into()) }
-}
-
-fn load_window<R: Rows>(rows: &R, capacity: u32) -> Result<WindowRows, LoadError<R::Error>>
-where
-    R::Error: std::error::Error + 'static,
-{
-    let mut window = WindowRows::new(capacity);
-    let mut intact = true;
-    let (from, to) = whole(Table::Window);
-    rows.scan(&from, &to, &mut |key, row| {
-        let (Some(offset), Some(marks)) = (offset_of(key), Mark::decode_row(row)) else {
-            intact = false;
-            return false;
-        };
-        window.rows.push_back((offset, marks.len()));
-        window.held += marks.len();
-        marks.into_iter().for_each(|mark| window.window.push(mark));
-        true
-    })
-    .map_err(LoadError::Store)?;
-    if intact { Ok(window) } else { Err(damage("window", "not whole marks").into()) }
 }
 
 /// The offset that ends a key of a table byte and an offset.

@@ -1,0 +1,208 @@
+//! What a window reads from its rows: all of them when it is loaded or its table must be another,
+//! and those of one epoch when a look asks for it.
+
+use std::collections::VecDeque;
+
+use super::table::Table;
+use super::{Mark, READ_MAX, ROW_MARKS_MIN, Read, Row, RowKey, Want, Window};
+use crate::key::{self, whole};
+use crate::stage::{Damage, LoadError};
+use crate::state::Rows;
+
+fn damage(reason: &str) -> Damage {
+    Damage { table: "window", reason: reason.to_owned() }
+}
+
+impl Window {
+    /// Loads a window of `capacity` marks: the newest of those in the rows.
+    ///
+    /// # Errors
+    /// The store's, or damaged rows.
+    pub fn load<R: Rows>(capacity: u32, rows: &R) -> Result<Self, LoadError<R::Error>>
+    where
+        R::Error: std::error::Error + 'static,
+    {
+        let mut window = Self::new(capacity);
+        let (mut found, mut last) = (VecDeque::new(), Some(Vec::new()));
+        let (mut intact, mut next) = (true, 0u64);
+        let (from, to) = whole(key::Table::Window);
+        rows.scan(&from, &to, &mut |key, row| {
+            match (RowKey::parse(key), Mark::decode_row(row)) {
+                (Some(key), Some(marks)) if !marks.is_empty() => {
+                    found.push_back(Row { key, first: next });
+                    next += marks.len() as u64;
+                    last = Some(marks);
+                }
+                _ => intact = false,
+            }
+            intact
+        })
+        .map_err(LoadError::Store)?;
+        if !intact {
+            return Err(damage("not whole marks").into());
+        }
+        (window.rows, window.next, window.recent_from) = (found, next, next);
+        if let Some(marks) = last.filter(|marks| marks.len() < ROW_MARKS_MIN)
+            && let Some(row) = window.rows.pop_back()
+        {
+            (window.open, window.recent_from, window.recent) = (Some(row.key), row.first, marks);
+        }
+        window.start = next.saturating_sub(window.capacity);
+        window.rebuild(window.capacity, rows)?;
+        Ok(window)
+    }
+
+    /// Reads what the last look, or a new capacity, wants.
+    ///
+    /// # Errors
+    /// The store's, or damaged rows. The window is as it was.
+    pub fn read<R: Rows>(&mut self, rows: &R) -> Result<(), LoadError<R::Error>>
+    where
+        R::Error: std::error::Error + 'static,
+    {
+        match self.wanted {
+            None => Ok(()),
+            Some(Want::Epoch(epoch)) => self.read_epoch(epoch, rows),
+            Some(Want::All(capacity)) => self.resize(capacity, rows),
+        }?;
+        self.wanted = None;
+        Ok(())
+    }
+
+    /// Takes another capacity, or a table with more room.
+    fn resize<R: Rows>(&mut self, capacity: u64, rows: &R) -> Result<(), LoadError<R::Error>>
+    where
+        R::Error: std::error::Error + 'static,
+    {
+        if capacity > self.capacity {
+            self.trim(rows)?;
+        }
+        self.rebuild(capacity, rows)
+    }
+
+    /// Makes the table anew, of the newest marks that fit a capacity. Where that fails, it is as it
+    /// was.
+    fn rebuild<R: Rows>(&mut self, capacity: u64, rows: &R) -> Result<(), LoadError<R::Error>>
+    where
+        R::Error: std::error::Error + 'static,
+    {
+        let (end, before) = (self.next, (self.capacity, self.span_bits, self.start));
+        let start = self.start.max(end.saturating_sub(capacity));
+        let table = std::mem::replace(&mut self.table, Table::new(capacity, end - start));
+        (self.capacity, self.span_bits, self.start) = (capacity, Table::span_bits(capacity), start);
+        // Epochs are others now.
+        self.read.clear();
+        self.next = start;
+        let outcome = self.enter_all(end, rows);
+        self.next = end;
+        if outcome.is_err() {
+            self.read.clear();
+            self.table = table;
+            (self.capacity, self.span_bits, self.start) = before;
+        }
+        outcome
+    }
+
+    fn enter_all<R: Rows>(&mut self, end: u64, rows: &R) -> Result<(), LoadError<R::Error>>
+    where
+        R::Error: std::error::Error + 'static,
+    {
+        for at in 0..self.rows.len() {
+            if self.row_end(at) > self.next {
+                let (first, marks) = self.row(at, rows)?;
+                let rest = marks[(self.next - first) as usize..].to_vec();
+                self.keep(Read { first, marks });
+                for mark in &rest {
+                    self.enter_known(mark, rows)?;
+                }
+            }
+        }
+        while self.next < end {
+            let mark = self.recent[(self.next - self.recent_from) as usize];
+            self.enter_known(&mark, rows)?;
+        }
+        Ok(())
+    }
+
+    /// Enters a mark that the window holds.
+    fn enter_known<R: Rows>(&mut self, mark: &Mark, rows: &R) -> Result<(), LoadError<R::Error>>
+    where
+        R::Error: std::error::Error + 'static,
+    {
+        loop {
+            match self.find(mark) {
+                Ok(seen) => {
+                    self.asked = 0;
+                    self.enter(mark, &seen);
+                    return Ok(());
+                }
+                Err(epoch) => self.read_epoch(epoch, rows)?,
+            }
+        }
+    }
+
+    /// Lets go of marks in rows that have left the window: a larger one must not have them back
+    /// when it is loaded.
+    fn trim<R: Rows>(&mut self, rows: &R) -> Result<(), LoadError<R::Error>>
+    where
+        R::Error: std::error::Error + 'static,
+    {
+        if self.start > self.recent_from {
+            self.recent.drain(..(self.start - self.recent_from) as usize);
+            (self.recent_from, self.unsaved, self.trimmed) = (self.start, true, None);
+        } else if let Some(at) = self.rows.iter().rposition(|row| row.first < self.start)
+            && self.row_end(at) > self.start
+        {
+            let (first, mut marks) = self.row(at, rows)?;
+            let row = &mut self.rows[at];
+            marks.drain(..(self.start - first) as usize);
+            row.first = self.start;
+            self.trimmed = Some((row.key, marks));
+        }
+        Ok(())
+    }
+
+    /// Reads the marks of an epoch that rows hold.
+    fn read_epoch<R: Rows>(&mut self, epoch: u64, rows: &R) -> Result<(), LoadError<R::Error>>
+    where
+        R::Error: std::error::Error + 'static,
+    {
+        let (from, to) = self.bounds(epoch);
+        let (from, to) = (from.max(self.start), to.min(self.recent_from));
+        let mut read = Read { first: from, marks: Vec::with_capacity((to - from) as usize) };
+        let begin = self.rows.partition_point(|row| row.first <= from).saturating_sub(1);
+        for at in begin..self.rows.len() {
+            let next = from + read.marks.len() as u64;
+            if next >= to {
+                break;
+            }
+            let (first, marks) = self.row(at, rows)?;
+            let until = (to - first).min(marks.len() as u64);
+            read.marks.extend_from_slice(&marks[(next - first) as usize..until as usize]);
+        }
+        self.keep(read);
+        Ok(())
+    }
+
+    /// Keeps what was read; all of it until the look that needs it has its answer.
+    fn keep(&mut self, read: Read) {
+        self.read.truncate(self.asked.max(READ_MAX - 1));
+        self.read.push_front(read);
+        self.asked += 1;
+    }
+
+    /// A row's first mark, and its marks: others before them in the row have left the window.
+    fn row<R: Rows>(&self, at: usize, rows: &R) -> Result<(u64, Vec<Mark>), LoadError<R::Error>>
+    where
+        R::Error: std::error::Error + 'static,
+    {
+        let Row { key, first } = self.rows[at];
+        let length = (self.row_end(at) - first) as usize;
+        let row = rows.get(&key.key()).map_err(LoadError::Store)?;
+        let row = row.ok_or_else(|| damage("a row is missing"))?;
+        let marks = Mark::decode_row(&row).ok_or_else(|| damage("not whole marks"))?;
+        let skipped = marks.len().checked_sub(length);
+        let skipped = skipped.ok_or_else(|| damage("a row has fewer marks than it had"))?;
+        Ok((first, marks[skipped..].to_vec()))
+    }
+}
