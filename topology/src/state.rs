@@ -1,8 +1,8 @@
 //! Rows: what a stage keeps between batches, behind one small port.
 //!
-//! A stage reads its rows when it is loaded. From then on it writes, and reads no more than a record
-//! of the past needs now and then ([`crate::stage`]). The rows, the effects and the position of a batch are one [`Changes`], committed together
-//! or not at all (I1).
+//! A stage reads its rows when it is loaded. From then on it writes, and reads no more than a
+//! record of the past needs now and then ([`crate::stage`]). The rows, the effects and the position
+//! of a batch are one [`Changes`], committed together or not at all (I1).
 
 /// One change to a table row. Keys come from [`crate::key`] alone.
 #[derive(Clone, Debug, PartialEq, Eq)]

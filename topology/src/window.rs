@@ -353,5 +353,4 @@ impl Window {
 }
 
 #[cfg(test)]
-#[path = "window/test.rs"]
 mod tests;
