@@ -14,7 +14,7 @@ const BATCHES_BYTES: usize = 2 * BATCH_BYTES_MAX;
 const BATCH_BYTES_MIN: usize = 2 << 20;
 
 /// Text bytes in the open chunks of all partitions.
-const OPEN_BYTES: usize = 2 * OPEN_BYTES_MAX;
+const OPEN_BYTES: usize = 72 << 20;
 
 /// A partition's open chunks are allowed this much, however many partitions there are.
 const OPEN_BYTES_MIN: usize = 8 << 20;
@@ -51,9 +51,11 @@ mod tests {
             let Shares { batch_bytes_max, open_bytes_max } = Shares::of(partitions);
             assert!((BATCH_BYTES_MIN..=BATCH_BYTES_MAX).contains(&batch_bytes_max));
             assert!((OPEN_BYTES_MIN..=OPEN_BYTES_MAX).contains(&open_bytes_max));
-            let all = partitions as usize * batch_bytes_max;
-            assert!(all <= BATCHES_BYTES || batch_bytes_max == BATCH_BYTES_MIN);
+            let all = |share| partitions as usize * share;
+            assert!(all(batch_bytes_max) <= BATCHES_BYTES || batch_bytes_max == BATCH_BYTES_MIN);
+            assert!(all(open_bytes_max) <= OPEN_BYTES || open_bytes_max == OPEN_BYTES_MIN);
         }
-        assert_eq!(Shares::of(2), Shares::of(1));
+        assert_eq!(Shares::of(1).open_bytes_max, OPEN_BYTES_MAX);
+        assert_eq!(Shares::of(2).batch_bytes_max, BATCH_BYTES_MAX);
     }
 }
