@@ -325,3 +325,29 @@ impl<P: Publisher + ?Sized> Publisher for Box<P> {
         (**self).publish(records, lanes, settled)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_forgets_its_last_records() {
+        let mut batch = RecordBatch::default();
+        for (offset, value) in [(3, &b"ab"[..]), (4, b""), (5, b"c"), (6, b"")] {
+            batch.push(offset, 0, Kind::Data, value);
+        }
+        let left = |batch: &RecordBatch| {
+            (batch.len(), batch.bytes_len(), batch.last().map(|last| last.offset))
+        };
+        for (length, expected) in [
+            (9, (4, 3, Some(6))),
+            (4, (4, 3, Some(6))),
+            (3, (3, 3, Some(5))),
+            (2, (2, 2, Some(4))),
+            (0, (0, 0, None)),
+        ] {
+            batch.truncate(length);
+            assert_eq!(left(&batch), expected);
+        }
+    }
+}

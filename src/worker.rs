@@ -414,7 +414,7 @@ where
         }
     }
 
-    /// Finds what a piece's marks name before any of it is applied: applying cannot fail.
+    /// Finds what a piece's marks name before any of it is applied.
     fn marked(&self) -> Result<Marked, log::Error> {
         let mut marked = Marked::new();
         for record in self.records.iter() {

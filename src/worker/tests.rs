@@ -8,10 +8,12 @@ use trailproof_topology::state::Rows;
 
 use super::*;
 
-/// A stage that counts records, and puts the count into a row at a savepoint alone.
+/// A stage that counts records, and puts the count into a row at a savepoint alone. The record at
+/// offset 8 wants a row.
 struct Counter {
     position: Position,
     counted: u8,
+    read: bool,
 }
 
 impl Stage for Counter {
@@ -21,19 +23,24 @@ impl Stage for Counter {
     where
         R::Error: std::error::Error + 'static,
     {
-        Ok(Self { position: Position::default(), counted: 0 })
+        Ok(Self { position: Position::default(), counted: 0, read: false })
     }
 
     fn apply(&mut self, input: &Input<'_>, _: &mut Batch) -> Result<(), Wanted> {
+        if input.offset == WANTS && !std::mem::take(&mut self.read) {
+            return Err(Wanted);
+        }
         self.position.next_offset = input.offset + 1;
         self.counted += 1;
         Ok(())
     }
 
-    fn read<R: Rows>(&mut self, _: &R) -> Result<(), LoadError<R::Error>>
+    fn read<R: Rows>(&mut self, rows: &R) -> Result<(), LoadError<R::Error>>
     where
         R::Error: std::error::Error + 'static,
     {
+        rows.get(b"wanted").map_err(LoadError::Store)?;
+        self.read = true;
         Ok(())
     }
 
@@ -54,7 +61,10 @@ impl Stage for Counter {
     }
 }
 
-/// One record a poll; a gap in place of the third.
+/// The offset whose record wants a row.
+const WANTS: Offset = 8;
+
+/// One record a poll, and from offset 6 on three; a gap in place of the third.
 struct Records {
     end: Offset,
     now_ms: Millis,
@@ -66,7 +76,8 @@ impl Log for Records {
         if from == 2 {
             batch.push_gap(2, 3);
         } else if from < self.end {
-            batch.push(from, 0, Kind::Data, b"{}");
+            let end = if from < 6 { from + 1 } else { (from + 3).min(self.end) };
+            (from..end).for_each(|offset| batch.push(offset, 0, Kind::Data, b"{}"));
         }
         Ok(())
     }
@@ -88,6 +99,7 @@ struct Asked {
     said: RefCell<Vec<String>>,
     refuse: Cell<usize>,
     refuse_flush: Cell<bool>,
+    refuse_reads: Cell<bool>,
     wants: Cell<bool>,
 }
 
@@ -107,7 +119,10 @@ impl Asked {
     }
 }
 
-struct Nothing;
+/// No rows, or none that can be read.
+struct Nothing {
+    readable: bool,
+}
 
 type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> bool + 'a;
 
@@ -115,7 +130,8 @@ impl Rows for Nothing {
     type Error = store::Error;
 
     fn get(&self, _: &[u8]) -> Result<Option<Vec<u8>>, store::Error> {
-        Ok(None)
+        let refused = || store::Error::Unavailable("refused".to_owned());
+        if self.readable { Ok(None) } else { Err(refused()) }
     }
 
     fn scan(&self, _: &[u8], _: &[u8], _: &mut Visit<'_>) -> Result<(), store::Error> {
@@ -131,7 +147,7 @@ impl StateStore for Asked {
     type Snapshot<'a> = Nothing;
 
     fn snapshot(&self) -> Nothing {
-        Nothing
+        Nothing { readable: !self.refuse_reads.get() }
     }
 
     fn commit(&self, changes: &Changes) -> Result<(), store::Error> {
@@ -238,4 +254,27 @@ fn the_end_flushes_once_and_waits() {
     assert_eq!(steps(&mut worker, 1).0, "no batch 2");
     worker.save(&mut |_, _| {}).unwrap();
     assert_eq!(store.said(), "batch 2, saved 2, flush");
+}
+
+#[test]
+fn a_read_that_fails_ends_the_batch_before_its_record() {
+    let store = Asked::default();
+    let mut worker = worker(&store, 10).with_batch_bytes(6);
+    assert_eq!(
+        steps(&mut worker, 6).0,
+        "batch 1, batch 2, batch 3, saved 3, begin, batch 4, batch 5, batch 6"
+    );
+    store.refuse_reads.set(true);
+    // Of three records that were polled two are applied.
+    let applied = |records, bytes| Step::Applied { records, bytes };
+    assert_eq!(worker.step(&mut |_, _| {}).unwrap(), applied(2, 4));
+    assert_eq!((worker.next_offset(), store.said().as_str()), (WANTS, "batch 8"));
+    for _ in 0..2 {
+        let error = worker.step(&mut |_, _| {}).unwrap_err();
+        assert_eq!((error.retry(), error.is_damage()), (log::Retry::Later, false));
+        assert_eq!((worker.next_offset(), store.said().as_str()), (WANTS, ""));
+    }
+    store.refuse_reads.set(false);
+    assert_eq!(worker.step(&mut |_, _| {}).unwrap(), applied(2, 4));
+    assert_eq!((worker.next_offset(), store.said().as_str()), (10, "batch 10"));
 }

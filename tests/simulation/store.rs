@@ -27,7 +27,7 @@ struct State {
     begun: Vec<usize>,
 }
 
-/// A view of the rows. Reads of the window's fail now and then: those of a stage that works.
+/// A view of the rows. Reads of the window's fail now and then: of a load, and of a look.
 pub(crate) struct Snapshot {
     rows: Arc<Memory>,
     hub: Arc<Hub>,
@@ -180,7 +180,9 @@ impl Rows for Snapshot {
             let mut inner = self.hub.lock();
             let rate = inner.faults.rates.read;
             if inner.faults.verdict(rate) != Verdict::Go {
-                inner.mark("a read fails");
+                if !inner.faults.crashed {
+                    inner.mark("a read fails");
+                }
                 return Err(Error::Unavailable("read".to_owned()));
             }
         }

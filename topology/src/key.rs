@@ -33,7 +33,7 @@ pub enum Table {
     Outbox = 7,
     /// Digest stage: chain heads by tracker.
     Chain = 8,
-    /// Window of resends, by the first offset of the batch.
+    /// Window of resends, by the first offset of the batch that began the row, and a number.
     Window = 9,
     /// Counts of the running cycle by account.
     Count = 10,

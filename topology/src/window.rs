@@ -38,9 +38,9 @@ const ROW_MARKS_MAX: usize = 256;
 /// rows as there are marks.
 const ROW_MARKS_MIN: usize = 16;
 
-/// How often marks that were read are kept: resends come in the order of the first time, or in a
-/// few such orders mixed.
-const READ_MAX: usize = 8;
+/// How many reads are kept: resends come in the order of the first time, or in some such orders
+/// mixed. One has 4 to 16 KiB, by the marks of an epoch.
+const READ_MAX: usize = 16;
 
 /// What identifies a trace in the window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,8 +123,8 @@ pub struct Window {
     unsaved: bool,
     /// The oldest row without the marks that have left the window, where it must be written anew.
     trimmed: Option<(RowKey, Vec<Mark>)>,
-    /// Marks that were looked at, the last ones first.
-    read: VecDeque<Read>,
+    /// Marks that were read, the last ones first.
+    kept: VecDeque<Read>,
     /// How many of them the look that has no answer yet asked for.
     asked: usize,
     /// What [`Window::read`] must read.
@@ -160,7 +160,7 @@ struct Row {
     first: u64,
 }
 
-/// Marks that were read from rows: those of an epoch, or of a row.
+/// Marks of rows one after another.
 #[derive(Debug)]
 struct Read {
     first: u64,
@@ -194,7 +194,7 @@ impl Window {
             open: None,
             unsaved: false,
             trimmed: None,
-            read: VecDeque::new(),
+            kept: VecDeque::new(),
             asked: 0,
             wanted: None,
         }
@@ -227,7 +227,8 @@ impl Window {
         }
     }
 
-    /// Takes in a mark that is no resend; the oldest one leaves where the window is full.
+    /// Takes in a mark that is no resend; the oldest one leaves where the window is full. `seen` is
+    /// what the last look said of it: nothing was taken in or read since.
     pub fn push(&mut self, mark: Mark, seen: &Seen) {
         self.recent.push(mark);
         self.unsaved = true;
@@ -251,8 +252,12 @@ impl Window {
     /// Looks a mark up; fails with the epoch whose marks are not here.
     fn find(&self, mark: &Mark) -> Result<Seen, u64> {
         let live = self.live();
-        let mut newest = None;
+        let mut newest: Option<Newest> = None;
         for (at, epoch) in self.table.candidates(Kind::Newest, mark.id, live) {
+            // Another id's entry may name an epoch in which an older mark of this one is.
+            if newest.is_some_and(|newest| newest.epoch >= epoch) {
+                continue;
+            }
             let (stored, recent) = self.of_epoch(epoch)?;
             let mut same_id = stored.iter().chain(recent).filter(|other| other.id == mark.id);
             if same_id.clone().any(|other| other == mark) {
@@ -260,7 +265,6 @@ impl Window {
             }
             if let Some(other) = same_id.next_back() {
                 newest = Some(Newest { at, epoch, mark: *other });
-                break;
             }
         }
         let Some(newest) = newest else { return Ok(Seen::New) };
@@ -283,7 +287,7 @@ impl Window {
             let has = |read: &&Read| {
                 read.first <= from && read.first + read.marks.len() as u64 >= stored_to
             };
-            let read = self.read.iter().find(has).ok_or(epoch)?;
+            let read = self.kept.iter().find(has).ok_or(epoch)?;
             &read.marks[(from - read.first) as usize..(stored_to - read.first) as usize]
         } else {
             &[]

@@ -69,9 +69,7 @@ impl Family {
         table.set_pin_l0_filter_and_index_blocks_in_cache(true);
         table.set_block_size(BLOCK_BYTES);
         table.set_format_version(5);
-        if self != Self::Queue {
-            table.set_bloom_filter(10.0, false);
-        }
+        table.set_bloom_filter(10.0, false);
         let mut family = RocksOptions::default();
         family.set_block_based_table_factory(&table);
         // After a full disk RocksDB waits for this much space; see [`NEVER_FULL`].

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::table::Table;
-use super::{Mark, READ_MAX, ROW_MARKS_MIN, Read, Row, RowKey, Want, Window};
+use super::{Mark, READ_MAX, ROW_MARKS_MAX, ROW_MARKS_MIN, Read, Row, RowKey, Want, Window};
 use crate::key::{self, whole};
 use crate::stage::{Damage, LoadError};
 use crate::state::Rows;
@@ -91,12 +91,12 @@ impl Window {
         let table = std::mem::replace(&mut self.table, Table::new(capacity, end - start));
         (self.capacity, self.span_bits, self.start) = (capacity, Table::span_bits(capacity), start);
         // Epochs are others now.
-        self.read.clear();
+        self.kept.clear();
         self.next = start;
         let outcome = self.enter_all(end, rows);
         self.next = end;
         if outcome.is_err() {
-            self.read.clear();
+            self.kept.clear();
             self.table = table;
             (self.capacity, self.span_bits, self.start) = before;
         }
@@ -110,9 +110,8 @@ impl Window {
         for at in 0..self.rows.len() {
             if self.row_end(at) > self.next {
                 let (first, marks) = self.row(at, rows)?;
-                let rest = marks[(self.next - first) as usize..].to_vec();
-                self.keep(Read { first, marks });
-                for mark in &rest {
+                self.keep(Read { first, marks: marks.clone() });
+                for mark in &marks[(self.next - first) as usize..] {
                     self.enter_known(mark, rows)?;
                 }
             }
@@ -162,23 +161,30 @@ impl Window {
         Ok(())
     }
 
-    /// Reads the marks of an epoch that rows hold.
+    /// Reads the rows that hold marks of an epoch.
     fn read_epoch<R: Rows>(&mut self, epoch: u64, rows: &R) -> Result<(), LoadError<R::Error>>
     where
         R::Error: std::error::Error + 'static,
     {
         let (from, to) = self.bounds(epoch);
         let (from, to) = (from.max(self.start), to.min(self.recent_from));
-        let mut read = Read { first: from, marks: Vec::with_capacity((to - from) as usize) };
         let begin = self.rows.partition_point(|row| row.first <= from).saturating_sub(1);
+        let mut read = Read { first: from, marks: Vec::new() };
         for at in begin..self.rows.len() {
-            let next = from + read.marks.len() as u64;
-            if next >= to {
+            let (first, mut marks) = self.row(at, rows)?;
+            let long = marks.len() > ROW_MARKS_MAX;
+            if long {
+                // Of an early version; its other marks are of many epochs.
+                marks.truncate((to - first) as usize);
+            }
+            if at == begin {
+                marks.drain(..if long { (from - first) as usize } else { 0 });
+                read.first = if long { from } else { first };
+            }
+            read.marks.append(&mut marks);
+            if self.row_end(at) >= to {
                 break;
             }
-            let (first, marks) = self.row(at, rows)?;
-            let until = (to - first).min(marks.len() as u64);
-            read.marks.extend_from_slice(&marks[(next - first) as usize..until as usize]);
         }
         self.keep(read);
         Ok(())
@@ -186,8 +192,8 @@ impl Window {
 
     /// Keeps what was read; all of it until the look that needs it has its answer.
     fn keep(&mut self, read: Read) {
-        self.read.truncate(self.asked.max(READ_MAX - 1));
-        self.read.push_front(read);
+        self.kept.truncate(self.asked.max(READ_MAX - 1));
+        self.kept.push_front(read);
         self.asked += 1;
     }
 

@@ -3,7 +3,7 @@
 //! An entry says in which *epoch* a mark came, not which mark it is: [`super::Window`] looks that
 //! up. Epochs are stretches of the window of one length, numbered as they come. An entry whose
 //! epoch has left the window is free, without anybody touching it; the sweep empties such slots
-//! before their number comes again.
+//! before their number comes again, or they would count as live and fill the table.
 //!
 //! **Invariant:** a bucket is one line of the cache, so a look and an insertion touch one, nearly
 //! always. What finds its bucket full lies in a later one, and each bucket on the way says which is
@@ -38,6 +38,9 @@ const EPOCH_AT: u32 = u32::BITS - EPOCH_BITS;
 /// How many sweeps of a piece pass every bucket: fewer than there are numbers to spare.
 const SWEEPS: usize = 1 << 12;
 
+const _: () = assert!(EPOCHS + 2 + SWEEPS as u64 <= 1 << EPOCH_BITS);
+const _: () = assert!(EPOCH_BITS + 2 + TAG_BITS == u32::BITS);
+
 /// What an entry is found by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -49,7 +52,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// What a slot of this kind and hash holds below its epoch. Never 0.
-    fn wanted(self, hash: u64) -> u32 {
+    fn pattern(self, hash: u64) -> u32 {
         (self as u32) << TAG_BITS | (hash as u32 & ((1 << TAG_BITS) - 1))
     }
 }
@@ -92,9 +95,9 @@ const PASSED: u32 = 1 << EPOCH_BITS;
 impl Bucket {
     const EMPTY: Self = Self { slots: [0; SLOTS], passed: 0 };
 
-    /// The slots that hold `wanted`, one bit each, whatever their epoch.
-    fn matches(&self, wanted: u32) -> u32 {
-        let same = |slot: u32| u32::from(slot << EPOCH_BITS == wanted << EPOCH_BITS);
+    /// The slots that hold `pattern`, one bit each, whatever their epoch.
+    fn matches(&self, pattern: u32) -> u32 {
+        let same = |slot: u32| u32::from(slot << EPOCH_BITS == pattern << EPOCH_BITS);
         (0u32..).zip(self.slots).fold(0, |found, (at, slot)| found | same(slot) << at)
     }
 
@@ -147,14 +150,14 @@ impl Table {
     /// The entries of a kind that may be those of a hash: where they lie, and their epoch.
     pub(super) fn candidates(&self, kind: Kind, hash: u64, live: Live) -> Candidates<'_> {
         let bucket = self.home(hash);
-        let wanted = kind.wanted(hash);
-        let matches = self.buckets[bucket].matches(wanted);
-        Candidates { table: self, live, wanted, bucket, matches, left: self.buckets.len() - 1 }
+        let pattern = kind.pattern(hash);
+        let matches = self.buckets[bucket].matches(pattern);
+        Candidates { table: self, live, pattern, bucket, matches, left: self.buckets.len() - 1 }
     }
 
     /// Adds an entry of an epoch that is live.
     pub(super) fn insert(&mut self, kind: Kind, hash: u64, epoch: u64, live: Live) {
-        let entry = (epoch as u32) << EPOCH_AT | kind.wanted(hash);
+        let entry = (epoch as u32) << EPOCH_AT | kind.pattern(hash);
         let mut at = self.home(hash);
         // There are half as many slots again as marks, so one is free.
         loop {
@@ -193,6 +196,13 @@ impl Table {
         }
     }
 
+    /// Slots that hold something, live or not, and buckets.
+    #[cfg(test)]
+    pub(super) fn filled(&self) -> (usize, usize) {
+        let slots = self.buckets.iter().flat_map(|bucket| bucket.slots);
+        (slots.filter(|slot| *slot != 0).count(), self.buckets.len())
+    }
+
     fn home(&self, hash: u64) -> usize {
         ((u128::from(hash) * self.buckets.len() as u128) >> u64::BITS) as usize
     }
@@ -207,7 +217,7 @@ impl Table {
 pub(super) struct Candidates<'a> {
     table: &'a Table,
     live: Live,
-    wanted: u32,
+    pattern: u32,
     bucket: usize,
     /// Slots of the bucket that are still to be looked at.
     matches: u32,
@@ -235,7 +245,7 @@ impl Iterator for Candidates<'_> {
             }
             self.left -= 1;
             self.bucket = self.table.after(self.bucket);
-            self.matches = self.table.buckets[self.bucket].matches(self.wanted);
+            self.matches = self.table.buckets[self.bucket].matches(self.pattern);
         }
     }
 }

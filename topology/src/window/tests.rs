@@ -1,6 +1,7 @@
 //! The window of resends against a plain list, over rows that are read, lost and loaded again.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 
 use super::*;
 use crate::memory::Memory;
@@ -155,8 +156,8 @@ fn said(seen: Seen) -> &'static str {
     }
 }
 
-/// Few ids, of few homes and tags, with few contents; windows that go round, and whose epochs'
-/// numbers come again; batches of any length, capacities that change, reads that fail, and loads.
+/// Few ids, of few homes and tags, with few contents; windows that go round; batches of any length,
+/// capacities that change, reads that fail, and loads.
 #[test]
 fn agrees_with_a_list_of_the_last_marks() {
     for (seed, capacities) in
@@ -196,6 +197,79 @@ fn agrees_with_a_list_of_the_last_marks() {
         kept.finish();
         let marks: usize = kept.rows.rows.iter().map(|(_, row)| row.len() / MARK_BYTES).sum();
         assert!((list.len()..=list.len() + ROW_MARKS_MAX).contains(&marks), "rows of {marks}");
+    }
+}
+
+/// Ids that share home and tag, in epochs of several marks whose numbers come again.
+#[test]
+fn ids_that_look_alike_are_told_apart() {
+    for (capacity, length) in [(20_000, 60_000), (9_000, 120_000)] {
+        let mut random = Random(u64::from(capacity));
+        let mut kept = Kept::new(capacity);
+        let (mut ids, mut whole) = (BTreeMap::new(), BTreeMap::new());
+        let mut others = 0;
+        while kept.window.next < length {
+            let other = random.below(20) != 0;
+            others += u64::from(other);
+            let alike = random.below(3) << 62 | random.below(12) << 20;
+            let alike = Mark { id: alike, content: hash(alike ^ random.below(4)) };
+            let mark = if other { mark(others) } else { alike };
+            let number = kept.window.next;
+            let is_live =
+                |at: Option<&u64>| at.is_some_and(|at| at + u64::from(capacity) >= number);
+            let expected =
+                match (is_live(whole.get(&(mark.id, mark.content))), is_live(ids.get(&mark.id))) {
+                    (true, _) => "resend",
+                    (false, true) => "conflict",
+                    (false, false) => "new",
+                };
+            assert_eq!(said(kept.take(mark)), expected, "mark {number}");
+            if expected != "resend" {
+                ids.insert(mark.id, number);
+                whole.insert((mark.id, mark.content), number);
+            }
+            if random.below(300) == 0 {
+                kept.finish();
+            }
+        }
+    }
+}
+
+/// What another id's entry names may hold an older mark of this one: not its newest.
+#[test]
+fn the_newest_mark_of_an_id_is_not_taken_for_that_of_another() {
+    let mut kept = Kept::new(1 << 20);
+    let alike = |id: u64, content: u64| Mark { id: id << 20, content: hash(content) };
+    let (a0, a1, a2) = (alike(1, 0), alike(1, 1), alike(1, 2));
+    let (b0, y0, y1) = (alike(2, 3), alike(3, 4), alike(3, 5));
+    let mut filler = 0;
+    for epoch in [vec![a0, b0], vec![a1, y0], vec![y1, a2]] {
+        epoch.into_iter().for_each(|mark| assert_ne!(kept.take(mark), Seen::Resend));
+        while !kept.window.next.is_multiple_of(128) {
+            filler += 1;
+            kept.take(mark(filler));
+        }
+    }
+    for mark in [a0, a1, a2, b0, y0, y1] {
+        assert_eq!(kept.look(&mark), Seen::Resend);
+    }
+}
+
+/// For as long as it takes until numbers of epochs come again, and longer.
+#[test]
+fn the_sweep_empties_what_has_left() {
+    for capacity in [20, 8_193, 16_384] {
+        let mut kept = Kept::new(capacity);
+        for n in 0..70_000 {
+            kept.take(mark(n));
+            if n % 1_000 == 0 {
+                kept.finish();
+            }
+        }
+        let (filled, buckets) = kept.window.table.filled();
+        // Each bucket fills up, and is emptied once in a pass.
+        let most = (capacity as usize + 4_096 * 2).min(buckets * 15 - 1);
+        assert!(filled <= most, "{filled} of {capacity}");
     }
 }
 
@@ -239,7 +313,7 @@ fn a_look_that_may_mean_many_marks_ends() {
     assert!((0..37).all(|n| kept.look(&alike(n)) == Seen::Resend));
     assert_eq!(kept.look(&mark(1)), Seen::Resend);
     kept.look(&mark(5_000));
-    assert_eq!(kept.window.read.len(), READ_MAX);
+    assert_eq!(kept.window.kept.len(), READ_MAX);
 }
 
 /// Twenty marks of one home, which is a bucket of fifteen.
@@ -289,13 +363,16 @@ fn rows_are_neither_small_nor_large() {
 /// Resends in the order of the first time read each row a few times at most.
 #[test]
 fn resends_in_order_are_read_together() {
-    let mut kept = Kept::new(1 << 20);
-    (0..100_000).for_each(|n| assert_eq!(kept.take(mark(n)), Seen::New));
-    kept.finish();
-    kept.rows.reads.set(0);
-    assert!((0..100_000).all(|n| kept.look(&mark(n)) == Seen::Resend));
-    let (reads, rows) = (kept.rows.reads.get(), kept.row_count() as u64);
-    assert!(reads <= 3 * rows, "{reads} reads of {rows} rows");
+    for capacity in [1_000, 65_536, 1 << 20] {
+        let mut kept = Kept::new(capacity);
+        let length = u64::from(capacity).min(100_000);
+        (0..length).for_each(|n| assert_eq!(kept.take(mark(n)), Seen::New));
+        kept.finish();
+        kept.rows.reads.set(0);
+        assert!((0..length).all(|n| kept.look(&mark(n)) == Seen::Resend));
+        let (reads, rows) = (kept.rows.reads.get(), kept.row_count() as u64);
+        assert!(reads <= 2 * rows, "{reads} reads of {rows} rows");
+    }
 }
 
 /// The rows of early versions: one a batch, however long.
