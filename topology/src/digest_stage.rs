@@ -127,14 +127,6 @@ impl Stage for DigestStage {
         Ok(())
     }
 
-    /// Nothing: what it keeps is in memory.
-    fn read<R: Rows>(&mut self, _rows: &R) -> Result<(), LoadError<R::Error>>
-    where
-        R::Error: std::error::Error + 'static,
-    {
-        Ok(())
-    }
-
     fn finish(&mut self, batch: &mut Batch) {
         batch.changes.put(key::single(Table::Position), self.position.encode());
     }

@@ -158,5 +158,5 @@ where
 
 fn damage(table: &'static str, bytes: &[u8]) -> Damage {
     let start = &bytes[..bytes.len().min(40)];
-    Damage { table, reason: format!("cannot read {}", data_encoding::HEXLOWER.encode(start)) }
+    Damage::new(table, format!("cannot read {}", data_encoding::HEXLOWER.encode(start)))
 }

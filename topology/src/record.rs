@@ -71,6 +71,14 @@ pub struct Tally {
     pub tails_rewritten: u64,
 }
 
+/// A trace of an account that the catalog has.
+struct Known {
+    account: u32,
+    /// Its mark, and what the window knows of it; `None` for one without an id of its own, which is
+    /// always new.
+    seen: Option<(Mark, Seen)>,
+}
+
 /// The record stage of one partition.
 #[derive(Debug)]
 pub struct RecordStage {
@@ -107,8 +115,10 @@ impl Stage for RecordStage {
         match input.body {
             Body::Data(record) => {
                 let parsed = trace::parse(record);
-                let known = parsed.as_ref().ok().map(|trace| self.recognise(trace, record));
-                let known = known.transpose()?.flatten();
+                let known = match &parsed {
+                    Ok(trace) => self.recognise(trace, record)?,
+                    Err(_) => None,
+                };
                 self.begin(input, batch);
                 match parsed {
                     Ok(trace) => self.trace(input, record, &trace, known, batch),
@@ -302,17 +312,17 @@ impl RecordStage {
         input: &Input<'_>,
         record: &[u8],
         trace: &Trace<'_>,
-        known: Option<(u32, Mark, Seen)>,
+        known: Option<Known>,
         batch: &mut Batch,
     ) {
-        let Some((account, mark, seen)) = known else {
+        let Some(Known { account, seen }) = known else {
             let detail = "the catalog has no such account".to_owned();
             let reject = Reject { reason: Reason::UnknownAccount, detail, account: None };
             return self.reject(input, record, reject, batch);
         };
         let slot = self.slot(account);
         self.counts.account(slot).received += 1;
-        if seen == Seen::Resend {
+        if matches!(seen, Some((_, Seen::Resend))) {
             self.counts.account(slot).duplicate += 1;
             self.tally.duplicates += 1;
             return;
@@ -322,10 +332,10 @@ impl RecordStage {
             .as_deref()
             .or_else(|| trace.values[crate::attribute::Attribute::TraceId as usize].as_deref());
         let leaf = self.leaf(record);
-        if derived.is_none() {
-            self.window.push(mark, &seen);
+        if let Some((mark, seen)) = &seen {
+            self.window.push(*mark, seen);
         }
-        let conflict = matches!(seen, Seen::Conflict(_));
+        let conflict = matches!(seen, Some((_, Seen::Conflict(_))));
         if conflict {
             self.counts.account(slot).conflicts += 1;
             self.tally.conflicts += 1;
@@ -387,21 +397,17 @@ impl RecordStage {
         crate::merkle::leaf_hash_of(&[head, &self.added, body])
     }
 
-    /// Finds a trace's account, and looks the trace up in the window of resends. One without an id
-    /// of its own is always new. `None` where the catalog has no such account.
-    fn recognise(
-        &mut self,
-        trace: &Trace<'_>,
-        record: &[u8],
-    ) -> Result<Option<(u32, Mark, Seen)>, Wanted> {
+    /// Finds a trace's account, and looks the trace up in the window of resends. `None` where the
+    /// catalog has no such account.
+    fn recognise(&mut self, trace: &Trace<'_>, record: &[u8]) -> Result<Option<Known>, Wanted> {
         let account = self.router.as_ref().and_then(|router| router.account(&trace.account));
         let Some(account) = account else { return Ok(None) };
-        let Some(trace_id) = trace.value(crate::attribute::Attribute::TraceId) else {
-            return Ok(Some((account, Mark::default(), Seen::New)));
+        let trace_id = trace.value(crate::attribute::Attribute::TraceId);
+        let seen = match trace_id.map(|id| Mark::of(&trace.account, id, record)) {
+            Some(mark) => Some((mark, self.window.look(&mark)?)),
+            None => None,
         };
-        let mark = Mark::of(&trace.account, trace_id, record);
-        let seen = self.window.look(&mark)?;
-        Ok(Some((account, mark, seen)))
+        Ok(Some(Known { account, seen }))
     }
 
     /// Files a trace with every tracker that selects it; whether there was one.

@@ -59,9 +59,7 @@ pub fn whole<T, E: std::error::Error + 'static>(
     value: Option<T>,
     reason: &'static str,
 ) -> Result<T, LoadError<E>> {
-    value.ok_or_else(|| {
-        LoadError::Damage(Damage { table: "run or columns", reason: reason.to_owned() })
-    })
+    value.ok_or_else(|| LoadError::Damage(Damage::new("run or columns", reason)))
 }
 
 /// The kinds of row a run consists of.

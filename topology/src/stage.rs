@@ -57,6 +57,13 @@ pub struct Damage {
     pub reason: String,
 }
 
+impl Damage {
+    /// What does not fit in the rows of a table.
+    pub(crate) fn new(table: &'static str, reason: impl Into<String>) -> Self {
+        Self { table, reason: reason.into() }
+    }
+}
+
 /// Why a stage could not be loaded, or read more.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError<E: std::error::Error + 'static> {
@@ -92,13 +99,17 @@ pub trait Stage: Sized {
     /// [`Wanted`]: the record must be applied again after a [`Stage::read`].
     fn apply(&mut self, input: &Input<'_>, batch: &mut Batch) -> Result<(), Wanted>;
 
-    /// Reads what the last record that was not applied needs, from the rows as last committed.
+    /// Reads what the last record that was not applied needs, from the rows as last committed. A
+    /// stage that keeps all in memory wants nothing.
     ///
     /// # Errors
     /// The store's error, or damaged rows; then nothing has changed.
-    fn read<R: Rows>(&mut self, rows: &R) -> Result<(), LoadError<R::Error>>
+    fn read<R: Rows>(&mut self, _rows: &R) -> Result<(), LoadError<R::Error>>
     where
-        R::Error: std::error::Error + 'static;
+        R::Error: std::error::Error + 'static,
+    {
+        Ok(())
+    }
 
     /// Applies one record, and reads before that whatever it needs.
     ///

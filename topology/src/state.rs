@@ -73,29 +73,3 @@ pub trait Rows {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), Self::Error>;
 }
-
-impl<R: Rows> Rows for &R {
-    type Error = R::Error;
-
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Self::Error> {
-        (**self).get(key)
-    }
-
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> Result<(), Self::Error> {
-        (**self).scan(from, to, visit)
-    }
-
-    fn scan_back(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> Result<(), Self::Error> {
-        (**self).scan_back(from, to, visit)
-    }
-}

@@ -108,8 +108,6 @@ pub struct Window {
     start: u64,
     /// The next mark.
     next: u64,
-    /// Marks of an epoch, as a power of two.
-    span_bits: u32,
     table: Table,
     /// Rows whose marks are in no other place, oldest first.
     rows: VecDeque<Row>,
@@ -176,17 +174,20 @@ enum Want {
     All(u64),
 }
 
+fn bounded(capacity: u32) -> u64 {
+    u64::from(capacity.clamp(1, CAPACITY_MAX))
+}
+
 impl Window {
     /// An empty window of `capacity` marks, 1 to [`CAPACITY_MAX`]. Early catalogs may say 0; it was
     /// always taken as 1, and logs of that time must give the same files.
     #[must_use]
     pub fn new(capacity: u32) -> Self {
-        let capacity = u64::from(capacity.clamp(1, CAPACITY_MAX));
+        let capacity = bounded(capacity);
         Self {
             capacity,
             start: 0,
             next: 0,
-            span_bits: Table::span_bits(capacity),
             table: Table::new(capacity, 0),
             rows: VecDeque::new(),
             recent_from: 0,
@@ -206,7 +207,7 @@ impl Window {
     /// # Errors
     /// [`Wanted`]: it has another, and will have this one once it has read its rows.
     pub fn ready(&mut self, capacity: u32) -> Result<(), Wanted> {
-        let capacity = u64::from(capacity.clamp(1, CAPACITY_MAX));
+        let capacity = bounded(capacity);
         if capacity == self.capacity { Ok(()) } else { Err(self.want(Want::All(capacity))) }
     }
 
@@ -218,13 +219,14 @@ impl Window {
         if self.table.is_crowded(self.next - self.start) {
             return Err(self.want(Want::All(self.capacity)));
         }
-        match self.find(mark) {
-            Ok(seen) => {
-                self.asked = 0;
-                Ok(seen)
-            }
-            Err(epoch) => Err(self.want(Want::Epoch(epoch))),
-        }
+        self.answer(mark).map_err(|epoch| self.want(Want::Epoch(epoch)))
+    }
+
+    /// Looks a mark up; what was read for it need not be kept once it is found.
+    fn answer(&mut self, mark: &Mark) -> Result<Seen, u64> {
+        let seen = self.find(mark)?;
+        self.asked = 0;
+        Ok(seen)
     }
 
     /// Takes in a mark that is no resend; the oldest one leaves where the window is full. `seen` is
@@ -241,12 +243,13 @@ impl Window {
     }
 
     fn live(&self) -> Live {
-        Live { oldest: self.start >> self.span_bits, newest: self.next >> self.span_bits }
+        let bits = self.table.span_bits;
+        Live { oldest: self.start >> bits, newest: self.next >> bits }
     }
 
     /// The first mark of an epoch, and that of the next one.
     fn bounds(&self, epoch: u64) -> (u64, u64) {
-        (epoch << self.span_bits, (epoch + 1) << self.span_bits)
+        (epoch << self.table.span_bits, (epoch + 1) << self.table.span_bits)
     }
 
     /// Looks a mark up; fails with the epoch whose marks are not here.
@@ -314,7 +317,7 @@ impl Window {
         }
         self.next += 1;
         self.start = self.start.max(self.next.saturating_sub(self.capacity));
-        if self.next.is_multiple_of(1 << self.span_bits) {
+        if self.next.is_multiple_of(1 << self.table.span_bits) {
             self.table.sweep(self.live());
         }
     }

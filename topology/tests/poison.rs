@@ -156,7 +156,7 @@ fn run(records: &[Vec<u8>]) -> Came {
     catalog.file_bytes_max = 16 << 20;
     let mut apply = |offset, append_time_ms, body: Body<'_>| {
         let input = Input { offset, append_time_ms, body };
-        stage.apply_reading(&input, || &rows, &mut batch).unwrap();
+        stage.apply_reading(&input, || rows.clone(), &mut batch).unwrap();
     };
     apply(0, START_MS, Body::Catalog(1, Some(&Arc::new(catalog))));
     for (offset, record) in (1..).zip(records) {

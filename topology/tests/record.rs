@@ -113,7 +113,7 @@ fn apply(log: &Log, stage: &mut RecordStage, rows: &mut Memory, offsets: Range<u
             Said::Catalog(version) => Body::Catalog(*version, log.catalogs.get(version)),
         };
         let input = Input { offset: offset as u64, append_time_ms: *time, body };
-        stage.apply_reading(&input, || &*rows, &mut batch).unwrap();
+        stage.apply_reading(&input, || rows.clone(), &mut batch).unwrap();
     }
     stage.finish(&mut batch);
     rows.commit(&batch.changes);

@@ -20,13 +20,9 @@ use crate::tail;
 use crate::trace;
 use crate::window::Window;
 
-fn damage(table: &'static str, reason: &str) -> Damage {
-    Damage { table, reason: reason.to_owned() }
-}
-
 /// The bytes of a row that is one number.
 fn eight(row: &[u8], table: &'static str) -> Result<[u8; 8], Damage> {
-    row.try_into().map_err(|_| damage(table, "not 8 bytes"))
+    row.try_into().map_err(|_| Damage::new(table, "not 8 bytes"))
 }
 
 /// Loads a stage; from no rows, the stage before the first record.
@@ -36,13 +32,15 @@ where
 {
     let position = match rows.get(&single(Table::Position)).map_err(LoadError::Store)? {
         None => Position::default(),
-        Some(row) => Position::decode(&row).ok_or_else(|| damage("position", "wrong length"))?,
+        Some(row) => {
+            Position::decode(&row).ok_or_else(|| Damage::new("position", "wrong length"))?
+        }
     };
     check_savepoint(&position, rows)?;
     let router = load_router(rows)?;
     let counts = Counts::load(rows)
         .map_err(LoadError::Store)?
-        .ok_or_else(|| damage("count", "a number is cut short"))?;
+        .ok_or_else(|| Damage::new("count", "a number is cut short"))?;
     let capacity = router.as_ref().map_or(1, |router| router.catalog().dedup_window);
     let mut stage = RecordStage {
         position,
@@ -78,7 +76,7 @@ where
     }
     let at = position.next_offset;
     let reason = format!("the rows are those of offset {at}, the last savepoint is of {next}");
-    Err(damage("savepoint", &reason).into())
+    Err(Damage::new("savepoint", reason).into())
 }
 
 fn load_router<R: Rows>(rows: &R) -> Result<Option<Router>, LoadError<R::Error>>
@@ -89,7 +87,7 @@ where
         return Ok(None);
     };
     let catalog: Catalog =
-        serde_json::from_slice(&row).map_err(|error| damage("catalog", &error.to_string()))?;
+        serde_json::from_slice(&row).map_err(|error| Damage::new("catalog", error.to_string()))?;
     Ok(Some(Router::new(Arc::new(catalog))))
 }
 
@@ -116,7 +114,7 @@ where
         intact
     })
     .map_err(LoadError::Store)?;
-    if intact { Ok(sequences) } else { Err(damage("sequence", "not 8 bytes").into()) }
+    if intact { Ok(sequences) } else { Err(Damage::new("sequence", "not 8 bytes").into()) }
 }
 
 /// The offset that ends a key of a table byte and an offset.
@@ -163,7 +161,7 @@ where
         })
         .map_err(LoadError::Store)?;
         if damaged {
-            return Err(damage("segment", "cannot be read").into());
+            return Err(Damage::new("segment", "cannot be read").into());
         }
     }
     load_tail(stage, router, &sealed, rows)?;
@@ -195,7 +193,7 @@ where
         intact
     })
     .map_err(LoadError::Store)?;
-    if intact { Ok(()) } else { Err(damage("tail", "cannot be unpacked").into()) }
+    if intact { Ok(()) } else { Err(Damage::new("tail", "cannot be unpacked").into()) }
 }
 
 /// Puts one tail row's traces back; `None` where the row is damaged.

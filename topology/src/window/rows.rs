@@ -1,17 +1,16 @@
 //! What a window reads from its rows: all of them when it is loaded or its table must be another,
 //! and those of one epoch when a look asks for it.
 
-use std::collections::VecDeque;
-
 use super::table::Table;
-use super::{Mark, READ_MAX, ROW_MARKS_MAX, ROW_MARKS_MIN, Read, Row, RowKey, Want, Window};
+use super::{
+    MARK_BYTES, Mark, READ_MAX, ROW_MARKS_MAX, ROW_MARKS_MIN, Read, Row, RowKey, Want, Window,
+};
 use crate::key::{self, whole};
 use crate::stage::{Damage, LoadError};
 use crate::state::Rows;
 
-fn damage(reason: &str) -> Damage {
-    Damage { table: "window", reason: reason.to_owned() }
-}
+/// The name of the table, where its rows are damaged.
+const WINDOW: &str = "window";
 
 impl Window {
     /// Loads a window of `capacity` marks: the newest of those in the rows.
@@ -23,15 +22,14 @@ impl Window {
         R::Error: std::error::Error + 'static,
     {
         let mut window = Self::new(capacity);
-        let (mut found, mut last) = (VecDeque::new(), Some(Vec::new()));
-        let (mut intact, mut next) = (true, 0u64);
+        let mut intact = true;
         let (from, to) = whole(key::Table::Window);
         rows.scan(&from, &to, &mut |key, row| {
-            match (RowKey::parse(key), Mark::decode_row(row)) {
-                (Some(key), Some(marks)) if !marks.is_empty() => {
-                    found.push_back(Row { key, first: next });
-                    next += marks.len() as u64;
-                    last = Some(marks);
+            let (marks, rest) = row.as_chunks::<MARK_BYTES>();
+            match RowKey::parse(key) {
+                Some(key) if rest.is_empty() && !marks.is_empty() => {
+                    window.rows.push_back(Row { key, first: window.next });
+                    window.next += marks.len() as u64;
                 }
                 _ => intact = false,
             }
@@ -39,15 +37,17 @@ impl Window {
         })
         .map_err(LoadError::Store)?;
         if !intact {
-            return Err(damage("not whole marks").into());
+            return Err(Damage::new(WINDOW, "not whole marks").into());
         }
-        (window.rows, window.next, window.recent_from) = (found, next, next);
-        if let Some(marks) = last.filter(|marks| marks.len() < ROW_MARKS_MIN)
-            && let Some(row) = window.rows.pop_back()
+        window.recent_from = window.next;
+        if let Some(row) = window.rows.back().copied()
+            && window.next - row.first < ROW_MARKS_MIN as u64
         {
-            (window.open, window.recent_from, window.recent) = (Some(row.key), row.first, marks);
+            (window.recent_from, window.recent) = window.row(window.rows.len() - 1, rows)?;
+            window.open = Some(row.key);
+            window.rows.pop_back();
         }
-        window.start = next.saturating_sub(window.capacity);
+        window.start = window.next.saturating_sub(window.capacity);
         window.rebuild(window.capacity, rows)?;
         Ok(window)
     }
@@ -86,10 +86,10 @@ impl Window {
     where
         R::Error: std::error::Error + 'static,
     {
-        let (end, before) = (self.next, (self.capacity, self.span_bits, self.start));
+        let (end, before) = (self.next, (self.capacity, self.start));
         let start = self.start.max(end.saturating_sub(capacity));
         let table = std::mem::replace(&mut self.table, Table::new(capacity, end - start));
-        (self.capacity, self.span_bits, self.start) = (capacity, Table::span_bits(capacity), start);
+        (self.capacity, self.start) = (capacity, start);
         // Epochs are others now.
         self.kept.clear();
         self.next = start;
@@ -98,7 +98,7 @@ impl Window {
         if outcome.is_err() {
             self.kept.clear();
             self.table = table;
-            (self.capacity, self.span_bits, self.start) = before;
+            (self.capacity, self.start) = before;
         }
         outcome
     }
@@ -129,9 +129,8 @@ impl Window {
         R::Error: std::error::Error + 'static,
     {
         loop {
-            match self.find(mark) {
+            match self.answer(mark) {
                 Ok(seen) => {
-                    self.asked = 0;
                     self.enter(mark, &seen);
                     return Ok(());
                 }
@@ -205,10 +204,13 @@ impl Window {
         let Row { key, first } = self.rows[at];
         let length = (self.row_end(at) - first) as usize;
         let row = rows.get(&key.key()).map_err(LoadError::Store)?;
-        let row = row.ok_or_else(|| damage("a row is missing"))?;
-        let marks = Mark::decode_row(&row).ok_or_else(|| damage("not whole marks"))?;
+        let row = row.ok_or_else(|| Damage::new(WINDOW, "a row is missing"))?;
+        let mut marks =
+            Mark::decode_row(&row).ok_or_else(|| Damage::new(WINDOW, "not whole marks"))?;
         let skipped = marks.len().checked_sub(length);
-        let skipped = skipped.ok_or_else(|| damage("a row has fewer marks than it had"))?;
-        Ok((first, marks[skipped..].to_vec()))
+        let skipped =
+            skipped.ok_or_else(|| Damage::new(WINDOW, "a row has fewer marks than it had"))?;
+        marks.drain(..skipped);
+        Ok((first, marks))
     }
 }

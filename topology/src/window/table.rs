@@ -121,6 +121,8 @@ pub(super) struct At {
 /// The table of a window.
 #[derive(Debug)]
 pub(super) struct Table {
+    /// Marks of an epoch, as a power of two.
+    pub(super) span_bits: u32,
     /// Buckets that a full window's table has.
     buckets_max: usize,
     buckets: Vec<Bucket>,
@@ -134,12 +136,8 @@ impl Table {
         let needed = |marks: u64| usize::try_from(marks).unwrap_or(usize::MAX).div_ceil(MARKS);
         let buckets_max = needed(capacity);
         let buckets = (needed(marks) * ROOM).max(BUCKETS_MIN).min(buckets_max);
-        Self { buckets_max, buckets: vec![Bucket::EMPTY; buckets], sweep: 0 }
-    }
-
-    /// Marks of an epoch of a window of `capacity`, as a power of two.
-    pub(super) fn span_bits(capacity: u64) -> u32 {
-        capacity.div_ceil(EPOCHS).next_power_of_two().trailing_zeros()
+        let span_bits = capacity.div_ceil(EPOCHS).next_power_of_two().trailing_zeros();
+        Self { span_bits, buckets_max, buckets: vec![Bucket::EMPTY; buckets], sweep: 0 }
     }
 
     /// Whether there should be a larger table before another mark comes to so many.

@@ -126,10 +126,9 @@ impl Kept {
     }
 }
 
-/// A number whose bits are spread, as a hash's are.
+/// A hash of a number.
 fn hash(n: u64) -> u64 {
-    let n = (n ^ n >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (n ^ n >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93)
+    xxh3_64_with_seed(&n.to_be_bytes(), 0)
 }
 
 /// The mark of a number.
