@@ -42,7 +42,5 @@ pub mod stage;
 pub mod state;
 pub mod tail;
 pub mod trace;
-mod trace_members;
-mod trace_scan;
 pub mod varint;
 pub mod window;

@@ -84,6 +84,7 @@ struct Known {
 pub struct RecordStage {
     setup: Setup,
     position: Position,
+    reader: trace::Reader,
     router: Option<Router>,
     open: OpenSegments,
     counts: Counts,
@@ -114,7 +115,7 @@ impl Stage for RecordStage {
         // What may want rows comes first, while nothing has changed.
         match input.body {
             Body::Data(record) => {
-                let parsed = trace::parse(record);
+                let parsed = self.reader.parse(record);
                 let known = match &parsed {
                     Ok(trace) => self.recognise(trace, record)?,
                     Err(_) => None,

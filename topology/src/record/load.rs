@@ -17,7 +17,7 @@ use crate::segment::{Filing, OpenSegment, Summary};
 use crate::stage::{Damage, LoadError};
 use crate::state::Rows;
 use crate::tail;
-use crate::trace;
+use crate::trace::{self, Reader};
 use crate::window::Window;
 
 /// The bytes of a row that is one number.
@@ -55,6 +55,7 @@ where
         selected: Vec::new(),
         added: Vec::new(),
         tally: Tally::default(),
+        reader: Reader::default(),
         router: None,
     };
     if let Some(router) = router {

@@ -14,54 +14,54 @@ use crate::input::Millis;
 
 /// The members this system looks at. Any other is kept unread.
 #[derive(Debug, Default, PartialEq, Deserialize)]
-pub(crate) struct Members<'a> {
+pub(super) struct Members<'a> {
     #[serde(borrow, default)]
-    pub(crate) service_type: Option<Text<'a>>,
+    pub(super) service_type: Option<Text<'a>>,
     #[serde(borrow, default)]
-    pub(crate) resource_type: Option<Text<'a>>,
+    pub(super) resource_type: Option<Text<'a>>,
     #[serde(borrow, default)]
-    pub(crate) trace_name: Option<Text<'a>>,
+    pub(super) trace_name: Option<Text<'a>>,
     #[serde(borrow, default)]
-    pub(crate) trace_rating: Option<Text<'a>>,
+    pub(super) trace_rating: Option<Text<'a>>,
     #[serde(borrow, default)]
-    pub(crate) trace_status: Option<Text<'a>>,
+    pub(super) trace_status: Option<Text<'a>>,
     #[serde(borrow, default)]
-    pub(crate) trace_type: Option<Text<'a>>,
+    pub(super) trace_type: Option<Text<'a>>,
     #[serde(default)]
-    pub(crate) time: Option<Time>,
+    pub(super) time: Option<Time>,
     #[serde(default)]
-    pub(crate) record_time: Maybe<Time>,
+    pub(super) record_time: Maybe<Time>,
     #[serde(borrow, default)]
-    pub(crate) user: Option<AnyUser<'a>>,
+    pub(super) user: Option<AnyUser<'a>>,
     #[serde(borrow, default)]
-    pub(crate) source_ip: Option<Text<'a>>,
+    pub(super) source_ip: Option<Text<'a>>,
     #[serde(borrow, default)]
-    pub(crate) resource_name: Option<Text<'a>>,
+    pub(super) resource_name: Option<Text<'a>>,
     #[serde(borrow, default)]
-    pub(crate) resource_id: Option<Text<'a>>,
+    pub(super) resource_id: Option<Text<'a>>,
     #[serde(borrow, default)]
-    pub(crate) trace_id: Maybe<Text<'a>>,
+    pub(super) trace_id: Maybe<Text<'a>>,
     #[serde(borrow, default)]
-    pub(crate) code: Option<Scalar<'a>>,
+    pub(super) code: Option<Scalar<'a>>,
     #[serde(borrow, default)]
-    pub(crate) api_version: Option<Text<'a>>,
+    pub(super) api_version: Option<Text<'a>>,
     #[serde(borrow, default)]
-    pub(crate) enterprise_project_id: Option<Text<'a>>,
+    pub(super) enterprise_project_id: Option<Text<'a>>,
     #[serde(borrow, default)]
-    pub(crate) project_id: Option<Text<'a>>,
+    pub(super) project_id: Option<Text<'a>>,
     #[serde(borrow, default)]
-    pub(crate) domain_id: Option<Text<'a>>,
+    pub(super) domain_id: Option<Text<'a>>,
     #[serde(borrow, default)]
-    pub(crate) event_type: Option<Text<'a>>,
+    pub(super) event_type: Option<Text<'a>>,
     #[serde(borrow, default)]
-    pub(crate) tracker_name: Option<Text<'a>>,
+    pub(super) tracker_name: Option<Text<'a>>,
     #[serde(borrow, default)]
-    pub(crate) read_only: Option<Scalar<'a>>,
+    pub(super) read_only: Option<Scalar<'a>>,
 }
 
 /// A member of which "absent" and "null" are not the same: an absent one is derived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Maybe<T> {
+pub(super) enum Maybe<T> {
     #[default]
     Absent,
     Null,
@@ -76,7 +76,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Maybe<T> {
 
 /// A string, borrowed unless it stands escaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Text<'a>(pub(crate) Cow<'a, str>);
+pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -102,7 +102,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
 
 /// A string, a number or a boolean, as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Scalar<'a>(pub(crate) Text<'a>);
+pub(super) struct Scalar<'a>(pub(super) Text<'a>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -140,7 +140,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
 
 /// Milliseconds: an integer, or the digits of one in a string (an old spelling).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Time(pub(crate) Millis);
+pub(super) struct Time(pub(super) Millis);
 
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -171,19 +171,19 @@ impl<'de> Deserialize<'de> for Time {
 
 /// The user, as far as it is indexed.
 #[derive(Debug, Default, PartialEq, Deserialize)]
-pub(crate) struct User<'a> {
+pub(super) struct User<'a> {
     #[serde(borrow, default)]
-    pub(crate) id: Option<Text<'a>>,
+    pub(super) id: Option<Text<'a>>,
     #[serde(borrow, default)]
-    pub(crate) name: Option<Text<'a>>,
+    pub(super) name: Option<Text<'a>>,
     #[serde(borrow, default, rename = "user_name")]
-    pub(crate) other_name: Option<Text<'a>>,
+    pub(super) other_name: Option<Text<'a>>,
     #[serde(borrow, default)]
-    pub(crate) access_key_id: Option<Text<'a>>,
+    pub(super) access_key_id: Option<Text<'a>>,
     #[serde(borrow, default)]
     domain: Option<Object<'a, Domain<'a>>>,
     #[serde(skip)]
-    pub(crate) domain_id: Option<Text<'a>>,
+    pub(super) domain_id: Option<Text<'a>>,
 }
 
 #[derive(Debug, PartialEq, Deserialize)]
@@ -214,7 +214,7 @@ impl<'de: 'a, 'a, T: Deserialize<'de>> Deserialize<'de> for Object<'a, T> {
 
 /// A user: an object, or in old files the JSON text of one, or just a name.
 #[derive(Debug, PartialEq)]
-pub(crate) struct AnyUser<'a>(pub(crate) User<'a>);
+pub(super) struct AnyUser<'a>(pub(super) User<'a>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for AnyUser<'a> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
