@@ -22,6 +22,8 @@ mod members;
 mod scan;
 mod shape;
 mod slots;
+#[cfg(test)]
+mod tests;
 
 use members::{Maybe, Members, Text};
 use shape::{Note, Shapes};
@@ -200,22 +202,17 @@ impl Reader {
         check_size(record)?;
         let text = utf8(record)?;
         let mut slots = Slots::default();
-        if self.shapes.read(text, &mut slots).is_none() {
-            slots = self.unlike(text)?;
+        if self.shapes.read(text, &mut slots).is_some() {
+            return fields(text, slots);
         }
-        fields(text, slots)
-    }
-
-    /// Reads a record that looks like none before it.
-    #[cold]
-    fn unlike<'a>(&mut self, text: &'a str) -> Result<Slots<'a>, Reject> {
-        let mut slots = Slots::default();
+        slots = Slots::default();
         self.notes.clear();
         if scan::read(text, &mut slots, Some(&mut self.notes)).is_none() {
-            return general(text);
+            return fields(text, general(text)?);
         }
+        let trace = fields(text, slots)?;
         self.shapes.learn(text, &self.notes);
-        Ok(slots)
+        Ok(trace)
     }
 }
 

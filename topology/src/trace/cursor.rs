@@ -35,7 +35,7 @@ impl<'a> Cursor<'a> {
     pub(super) fn integer(&mut self) -> Option<&'a str> {
         let start = self.at;
         self.digits()?;
-        let digits = &self.text[start..self.at];
+        let digits = self.since(start)?;
         let exact = digits.len() <= 18 && (digits.len() == 1 || !digits.starts_with('0'));
         let ends = !matches!(self.bytes.get(self.at), Some(b'.' | b'e' | b'E'));
         (exact && ends).then_some(digits)
@@ -92,7 +92,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// One digit or more.
-    pub(super) fn digits(&mut self) -> Option<()> {
+    fn digits(&mut self) -> Option<()> {
         let start = self.at;
         while self.bytes.get(self.at).is_some_and(u8::is_ascii_digit) {
             self.at += 1;

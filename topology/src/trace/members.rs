@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use crate::input::Millis;
 
 /// The members this system looks at. Any other is kept unread.
-#[derive(Debug, Default, PartialEq, Deserialize)]
+#[derive(Deserialize)]
 pub(super) struct Members<'a> {
     #[serde(borrow, default)]
     pub(super) service_type: Option<Text<'a>>,
@@ -170,7 +170,7 @@ impl<'de> Deserialize<'de> for Time {
 }
 
 /// The user, as far as it is indexed.
-#[derive(Debug, Default, PartialEq, Deserialize)]
+#[derive(Default, Deserialize)]
 pub(super) struct User<'a> {
     #[serde(borrow, default)]
     pub(super) id: Option<Text<'a>>,
@@ -186,14 +186,13 @@ pub(super) struct User<'a> {
     pub(super) domain_id: Option<Text<'a>>,
 }
 
-#[derive(Debug, PartialEq, Deserialize)]
+#[derive(Deserialize)]
 struct Domain<'a> {
     #[serde(borrow, default)]
     id: Option<Text<'a>>,
 }
 
 /// A JSON object, and not the array that serde would take for a structure as well.
-#[derive(Debug, PartialEq)]
 struct Object<'a, T>(T, PhantomData<&'a ()>);
 
 impl<'de: 'a, 'a, T: Deserialize<'de>> Deserialize<'de> for Object<'a, T> {
@@ -213,7 +212,6 @@ impl<'de: 'a, 'a, T: Deserialize<'de>> Deserialize<'de> for Object<'a, T> {
 }
 
 /// A user: an object, or in old files the JSON text of one, or just a name.
-#[derive(Debug, PartialEq)]
 pub(super) struct AnyUser<'a>(pub(super) User<'a>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for AnyUser<'a> {

@@ -11,7 +11,7 @@
 use crate::attribute::Attribute;
 
 use super::cursor::Cursor;
-use super::shape::{Note, Value};
+use super::shape::{Note, VALUES_MAX, Value};
 use super::slots::{self, Member, Slots};
 
 /// Nesting of skipped values that is followed here; serde's own bound is a little higher.
@@ -45,7 +45,7 @@ struct Scan<'a, 's> {
     notes: Option<&'s mut Vec<Note>>,
 }
 
-/// What a member's value may be, besides null.
+/// What a member's value may be; texts, scalars and users may be null as well.
 enum Kind {
     Text,
     Scalar,
@@ -159,7 +159,10 @@ impl<'a> Scan<'a, '_> {
     /// Notes a value that began at `start` and ends here.
     fn note(&mut self, start: usize, value: Value, member: Member) {
         let end = self.cursor.at;
-        if let Some(notes) = &mut self.notes {
+        // One more than may be learnt says that there are too many.
+        if let Some(notes) = &mut self.notes
+            && notes.len() <= VALUES_MAX
+        {
             notes.push(Note { start, end, value, member });
         }
     }
@@ -191,10 +194,9 @@ impl<'a> Scan<'a, '_> {
     }
 
     fn word(&mut self, member: Member, word: &'static str, value: Value) -> Option<()> {
-        let start = self.cursor.at;
         self.cursor.literal(word)?;
         self.slots.text(member, word);
-        self.note(start, value, member);
+        self.note(self.cursor.at, value, member);
         Some(())
     }
 
@@ -330,4 +332,4 @@ impl<'a> Scan<'a, '_> {
 
 #[cfg(test)]
 #[path = "scan_test.rs"]
-pub(super) mod tests;
+mod tests;

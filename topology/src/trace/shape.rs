@@ -2,12 +2,13 @@
 //!
 //! Most producers write one trace like the other: the same members in the same order, with other
 //! values. Once [`super::scan`] has read one, others like it are read by comparing what stands
-//! between their values with what stood there before, which costs a third as much. Shapes with a
-//! common beginning share it: they are a tree, each node of which is what leads to a value.
+//! between their values with what stood there before, which costs a third less. Shapes with a common
+//! beginning share it: they are a tree, each node of which is what leads to a value.
 //!
 //! **Invariant:** what [`Shapes::read`] reads, [`super::scan::read`] reads alike, whatever was
-//! learnt. A way from the root is the text between the values of a trace that was scanned, and
-//! values are read by the steps that the scan takes.
+//! learnt. A way from the root to an end is the text between the values of a trace that was scanned.
+//! The values are read by the steps that the scan takes, and what a scan does next depends on
+//! nothing but the text between values before, and on what kind these were of.
 
 use super::cursor::Cursor;
 use super::slots::{self, Member, Slots};
@@ -23,9 +24,9 @@ pub(super) enum Value {
     Integer,
     /// Any number. Nobody looks at it.
     Number,
-    /// `true`, which the lead ends with.
+    /// Nothing: the lead ends with `true`.
     True,
-    /// `false`, which the lead ends with.
+    /// Nothing: the lead ends with `false`.
     False,
     /// Nothing: the lead goes on.
     More,
@@ -36,9 +37,9 @@ pub(super) enum Value {
 /// A value of a trace, as a scan found it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Note {
-    /// Its first byte, in a string the one behind the quote.
+    /// Where reading it begins, in a string behind its quote.
     pub(super) start: usize,
-    /// The byte behind it.
+    /// Where that ends.
     pub(super) end: usize,
     pub(super) value: Value,
     pub(super) member: Member,
@@ -50,13 +51,16 @@ const LEAD_BYTES: usize = 32;
 /// Most nodes of a tree, at 80 bytes. A shape has 20 to 40.
 const NODES_MAX: usize = 2_048;
 
+/// Most nodes of one shape.
+const SHAPE_NODES_MAX: usize = NODES_MAX / 8;
+
 /// Most values of a trace whose shape is learnt.
-const VALUES_MAX: usize = 128;
+pub(super) const VALUES_MAX: usize = 128;
 
 /// Most ways to go on from a node; a reader may have to try them all.
 const WAYS_MAX: usize = 24;
 
-/// After so many traces that a full tree did not know, it is begun anew: producers change.
+/// After so many traces for which a tree had no room, it is begun anew: producers change.
 const MISSES_MAX: u32 = 1 << 16;
 
 /// What leads to a value.
@@ -79,13 +83,10 @@ struct Node {
 impl Node {
     /// A node whose lead has at most [`LEAD_BYTES`].
     fn new(lead: &[u8], value: Value, member: Member) -> Self {
-        let words = |fill: &dyn Fn(&mut [u8])| {
-            let mut bytes = [0; LEAD_BYTES];
-            fill(&mut bytes[..lead.len()]);
-            words(&bytes)
-        };
-        let length = lead.len() as u8;
-        let (mask, lead) = (words(&|to| to.fill(0xff)), words(&|to| to.copy_from_slice(lead)));
+        let (mut bytes, mut ones) = ([0; LEAD_BYTES], [0; LEAD_BYTES]);
+        bytes[..lead.len()].copy_from_slice(lead);
+        ones[..lead.len()].fill(0xff);
+        let (length, lead, mask) = (lead.len() as u8, words(&bytes), words(&ones));
         Self { lead, mask, length, value, member, child: 0, sibling: 0 }
     }
 
@@ -113,11 +114,17 @@ fn words(bytes: &[u8; LEAD_BYTES]) -> [u128; 2] {
 pub(super) struct Shapes {
     /// The first one is the root, which has no lead.
     nodes: Vec<Node>,
-    /// Traces that were not known since the tree was full.
+    /// Traces for which there was no room.
     misses: u32,
 }
 
 impl Shapes {
+    /// Whether nothing was learnt.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
     /// Reads the members of a trace into `slots`, which are empty. `None` where it is not known,
     /// and `slots` are of no use.
     pub(super) fn read<'a>(&self, text: &'a str, slots: &mut Slots<'a>) -> Option<()> {
@@ -153,38 +160,39 @@ impl Shapes {
         None
     }
 
-    /// Learns the shape of a trace that was scanned: where its values stand.
-    pub(super) fn learn(&mut self, text: &str, notes: &[Note]) {
-        let leads = text.len() - notes.iter().map(|note| note.end - note.start).sum::<usize>();
-        let most = 1 + notes.len() + leads / LEAD_BYTES;
-        if notes.len() > VALUES_MAX || most > NODES_MAX / 4 {
-            return;
+    /// Learns the shape of a trace that was scanned: where its values stand. Whether it is known
+    /// now.
+    pub(super) fn learn(&mut self, text: &str, notes: &[Note]) -> bool {
+        let values: usize = notes.iter().map(|note| note.end - note.start).sum();
+        let most = 1 + notes.len() + (text.len() - values) / LEAD_BYTES;
+        if notes.len() > VALUES_MAX || most > SHAPE_NODES_MAX {
+            return false;
         }
-        if self.nodes.len() + most > NODES_MAX {
-            self.misses += 1;
-            if self.misses < MISSES_MAX {
-                return;
-            }
-            self.nodes.clear();
+        if self.misses == MISSES_MAX {
+            (self.nodes, self.misses) = (Vec::new(), 0);
         }
         if self.nodes.is_empty() {
             self.nodes.push(Node::new(&[], Value::More, slots::OTHER));
-            self.misses = 0;
         }
-        let (mut at, mut end, bytes) = (Some(0), 0, text.as_bytes());
-        for note in notes {
-            let to = match note.value {
-                Value::True | Value::False => note.end,
-                _ => note.start,
-            };
-            at = at.and_then(|at| self.add_lead(at, &bytes[end..to], note.value, note.member));
-            end = note.end;
-        }
-        at.and_then(|at| self.add_lead(at, &bytes[end..], Value::End, slots::OTHER));
+        let room = self.nodes.len() + most <= NODES_MAX;
+        let known = room && self.add_all(text.as_bytes(), notes).is_some();
+        self.misses += u32::from(!known);
+        known
     }
 
-    /// Finds or adds the nodes of a lead behind node `at`; the last of them. `None` where there are
-    /// too many ways already.
+    /// Finds or adds all nodes of a shape; `None` where there are too many ways somewhere.
+    fn add_all(&mut self, text: &[u8], notes: &[Note]) -> Option<()> {
+        let (mut at, mut end) = (0, 0);
+        for note in notes {
+            at = self.add_lead(at, &text[end..note.start], note.value, note.member)?;
+            end = note.end;
+        }
+        self.add_lead(at, &text[end..], Value::End, slots::OTHER).map(drop)
+    }
+
+    /// Finds or adds the nodes of a lead behind node `at`; the last of them. A lead that fills its
+    /// nodes has an empty one behind them: so no two nodes of one lead differ in whether it goes
+    /// on.
     fn add_lead(
         &mut self,
         mut at: u16,
@@ -192,9 +200,7 @@ impl Shapes {
         value: Value,
         member: Member,
     ) -> Option<u16> {
-        while let Some((piece, more)) = lead.split_at_checked(LEAD_BYTES)
-            && !more.is_empty()
-        {
+        while let Some((piece, more)) = lead.split_at_checked(LEAD_BYTES) {
             at = self.add(at, Node::new(piece, Value::More, slots::OTHER))?;
             lead = more;
         }
@@ -202,13 +208,15 @@ impl Shapes {
     }
 
     /// Finds or adds a node behind node `at`. Long leads stand before short ones, which they may
-    /// begin with.
+    /// begin with; what the one leads to cannot follow the other.
     fn add(&mut self, at: u16, mut node: Node) -> Option<u16> {
         let (mut ways, mut before) = (0, None);
         let mut next = self.nodes[usize::from(at)].child;
         while next != 0 {
             let other = &self.nodes[usize::from(next)];
-            if (other.lead, other.length, other.value) == (node.lead, node.length, node.value) {
+            if (other.lead, other.length) == (node.lead, node.length) {
+                let same = (other.value, other.member) == (node.value, node.member);
+                debug_assert!(same, "one place, two kinds of value: {other:?} {node:?}");
                 return Some(next);
             }
             if other.length >= node.length {

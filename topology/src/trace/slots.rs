@@ -50,8 +50,9 @@ pub(super) struct Slots<'a> {
 }
 
 impl<'a> Slots<'a> {
-    /// Fills the slot of a text; that of a member that has none is passed over.
+    /// Fills the slot of a text, which `member` has to be.
     pub(super) fn text(&mut self, member: Member, text: &'a str) {
+        debug_assert!(usize::from(member) < TEXTS, "member {member} is no text");
         if let Some(slot) = self.texts.get_mut(usize::from(member)) {
             *slot = Some(Cow::Borrowed(text));
         }
