@@ -61,6 +61,9 @@ pub enum Table {
 pub const DAILY: [Table; 5] =
     [Table::RunHeader, Table::Run, Table::Columns, Table::Segment, Table::Chunk];
 
+/// Bytes that hold nearly every key.
+const KEY_BYTES: usize = 64;
+
 /// A key under construction.
 #[derive(Clone, Debug)]
 pub struct Key(Vec<u8>);
@@ -69,7 +72,9 @@ impl Key {
     /// Starts a key of `table`.
     #[must_use]
     pub fn of(table: Table) -> Self {
-        Self(vec![table as u8])
+        let mut key = Vec::with_capacity(KEY_BYTES);
+        key.push(table as u8);
+        Self(key)
     }
 
     /// Appends a big-endian 16-bit number.

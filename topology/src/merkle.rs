@@ -75,7 +75,8 @@ impl Frontier {
     /// Encodes the size (big-endian) and the peaks.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = self.size.to_be_bytes().to_vec();
+        let mut out = Vec::with_capacity(8 + 32 * self.peaks.len());
+        out.extend_from_slice(&self.size.to_be_bytes());
         for peak in &self.peaks {
             out.extend_from_slice(peak);
         }

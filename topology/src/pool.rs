@@ -72,9 +72,10 @@ impl Pool {
         filing: &Filing<'_>,
     ) {
         if self.all.text.is_empty() {
-            self.all.text.reserve(self.expected.0);
-            self.all.entries.reserve(self.expected.1);
-            self.next.reserve(self.expected.1);
+            let (bytes, entries) = self.expected;
+            reserve_anew(&mut self.all.text, bytes);
+            reserve_anew(&mut self.all.entries, entries);
+            reserve_anew(&mut self.next, entries);
         }
         append(&mut self.all, separator, filing);
         let at = self.next.len() as u32;
@@ -129,6 +130,15 @@ impl Pool {
         self.all.clear(KEPT_BYTES, KEPT_ENTRIES);
         self.next.clear();
         self.next.shrink_to(KEPT_ENTRIES);
+    }
+}
+
+/// Makes room in an empty buffer. A buffer that grew would be copied, with all that is no longer
+/// in it.
+fn reserve_anew<T>(buffer: &mut Vec<T>, wanted: usize) {
+    if buffer.capacity() < wanted {
+        *buffer = Vec::new();
+        buffer.reserve_exact(wanted);
     }
 }
 

@@ -20,6 +20,10 @@ pub struct Router {
     catalog: Arc<Catalog>,
     /// Hash of the account id and its index, ascending.
     accounts: Vec<(u64, u32)>,
+    /// By the top bits of a hash: the first of the accounts whose hash has them, or greater ones.
+    first_account: Vec<u32>,
+    /// The other bits of a hash.
+    shift: u32,
     /// First tracker number of each account; trackers are numbered in catalog order.
     first_tracker: Vec<u32>,
     /// By tracker number.
@@ -54,7 +58,12 @@ impl Router {
             }
         }
         accounts.sort_unstable();
-        Self { catalog, accounts, first_tracker, trackers }
+        // Twice as many as accounts, so that a look meets one or two of them.
+        let tops = (2 * accounts.len()).next_power_of_two().max(2) as u64;
+        let shift = u64::BITS - tops.trailing_zeros();
+        let first = |top| accounts.partition_point(|(hash, _)| hash >> shift < top) as u32;
+        let first_account = (0..tops).map(first).collect();
+        Self { catalog, accounts, first_account, shift, first_tracker, trackers }
     }
 
     /// The catalog in force.
@@ -73,11 +82,11 @@ impl Router {
     #[must_use]
     pub fn account(&self, id: &str) -> Option<u32> {
         let hash = xxh3_64(id.as_bytes());
-        let from = self.accounts.partition_point(|(other, _)| *other < hash);
+        let from = self.first_account[(hash >> self.shift) as usize] as usize;
         self.accounts[from..]
             .iter()
-            .take_while(|(other, _)| *other == hash)
-            .find(|(_, at)| self.catalog.accounts[*at as usize].id == id)
+            .take_while(|(other, _)| *other <= hash)
+            .find(|(other, at)| *other == hash && self.catalog.accounts[*at as usize].id == id)
             .map(|(_, at)| *at)
     }
 

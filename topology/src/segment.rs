@@ -94,13 +94,15 @@ impl Summary {
     /// Encodes a segment row.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut row = vec![u8::from(self.sealed)];
+        let frontier = self.frontier.encode();
+        let mut row = Vec::with_capacity(64 + frontier.len());
+        row.push(u8::from(self.sealed));
         for number in [self.text_bytes, self.last_offset, u64::from(self.chunks)] {
             varint::put(&mut row, number);
         }
         varint::put_signed(&mut row, self.time_min_ms);
         varint::put_signed(&mut row, self.time_max_ms);
-        row.extend_from_slice(&self.frontier.encode());
+        row.extend_from_slice(&frontier);
         row
     }
 
@@ -132,7 +134,9 @@ pub struct OpenSegment {
     pub current: Chain,
     /// The same once that is much; then there is nothing in the pool.
     own: Option<Box<Part>>,
-    /// Text bytes and traces of the last part that a batch left: the next one may have as many.
+    /// Text bytes and traces that the running batch brought since then.
+    brought: (usize, usize),
+    /// The same of the last batch that brought much: the next one may bring as much.
     expected: (usize, usize),
     /// Text bytes of the open chunk.
     pub open_bytes: usize,
@@ -149,7 +153,8 @@ impl OpenSegment {
     #[must_use]
     pub fn resume(id: SegmentId, summary: Summary) -> Self {
         let (id, parts, current) = (Arc::new(id), Parts::default(), Chain::default());
-        Self { id, summary, parts, current, own: None, expected: (0, 0), open_bytes: 0 }
+        let (own, brought, expected) = (None, (0, 0), (0, 0));
+        Self { id, summary, parts, current, own, brought, expected, open_bytes: 0 }
     }
 
     /// Text bytes that a trace of `length` bytes adds.
@@ -187,6 +192,8 @@ impl OpenSegment {
         let separator = if first { *b"[\n" } else { *b",\n" };
         if let Some(part) = &mut self.own {
             pool::append(part, separator, filing);
+            self.brought.0 += Self::grows_by(filing.stored_bytes());
+            self.brought.1 += 1;
         } else {
             pool.push(&mut self.current, separator, filing);
             if self.current.text_bytes() >= OWN_BYTES_MIN {
@@ -197,6 +204,7 @@ impl OpenSegment {
                 part.text.reserve_exact(fits);
                 part.entries.reserve_exact(entries * fits / text.max(1));
                 pool.take(&mut self.current, part);
+                self.brought = (part.text.len(), part.entries.len());
             }
         }
         let length = filing.stored_bytes();
@@ -210,7 +218,7 @@ impl OpenSegment {
         let mut part = Part::default();
         if let Some(own) = self.own.take() {
             part = *own;
-            self.expected = (part.text.len(), part.entries.len());
+            self.expected = self.brought;
             part.shrink_to_fit();
         } else {
             pool.take(&mut self.current, &mut part);

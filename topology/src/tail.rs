@@ -39,6 +39,10 @@ impl std::fmt::Debug for TailWriter {
 impl TailWriter {
     /// Adds a part of a segment's open chunk.
     pub fn add(&mut self, id: &SegmentId, part: &Part) {
+        if self.text.capacity() == 0 {
+            // What is never written takes no memory; growing would copy, time and again.
+            self.text.reserve_exact(2 * ROW_BYTES);
+        }
         let base = self.text.len() as u64;
         self.text.extend_from_slice(&part.text);
         let out = &mut self.heads;
