@@ -309,7 +309,7 @@ impl Table {
                 let code = match part.value(entry, attribute) {
                     None => 0,
                     // Neighbours often agree.
-                    Some(value) if last_code > 0 && value == last => last_code,
+                    Some(value) if last_code > 0 && equal(value, last) => last_code,
                     Some(value) => {
                         last = value;
                         last_code = self.find(value, column);
@@ -340,6 +340,21 @@ impl Table {
             }
             at = (at + 1) & mask;
         }
+    }
+}
+
+/// Whether two values are equal. Most are short, and a call costs more than to compare them.
+#[inline(always)]
+fn equal(a: &[u8], b: &[u8]) -> bool {
+    let ends = |a: &[u8], b: &[u8]| {
+        let first = a.first_chunk::<8>() == b.first_chunk();
+        first && a.last_chunk::<8>() == b.last_chunk()
+    };
+    match a.len() {
+        length if length != b.len() => false,
+        0..8 => a.iter().eq(b),
+        8..=16 => ends(a, b),
+        _ => ends(a, b) && a == b,
     }
 }
 

@@ -146,3 +146,17 @@ fn a_value_per_trace_keeps_its_own_code() {
     }
     assert_eq!(Columns::decode(&columns.encode()), Some(columns));
 }
+
+#[test]
+fn values_are_equal_where_every_byte_is() {
+    for length in 0..40 {
+        let value = vec![b'x'; length];
+        assert!(equal(&value, &value.clone()), "{length}");
+        assert!(!equal(&value, &[&value[..], b"x"].concat()), "{length}");
+        for at in 0..length {
+            let mut other = value.clone();
+            other[at] = b'y';
+            assert!(!equal(&value, &other), "{length} {at}");
+        }
+    }
+}

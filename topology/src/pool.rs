@@ -56,6 +56,12 @@ impl Chain {
         self.count == 0
     }
 
+    /// Its traces.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count as usize
+    }
+
     /// Text bytes of its traces.
     #[must_use]
     pub fn text_bytes(&self) -> usize {

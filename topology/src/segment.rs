@@ -134,10 +134,6 @@ pub struct OpenSegment {
     pub current: Chain,
     /// The same once that is much; then there is nothing in the pool.
     own: Option<Box<Part>>,
-    /// Text bytes and traces that the running batch brought since then.
-    brought: (usize, usize),
-    /// The same of the last batch that brought much: the next one may bring as much.
-    expected: (usize, usize),
     /// Text bytes of the open chunk.
     pub open_bytes: usize,
 }
@@ -153,8 +149,7 @@ impl OpenSegment {
     #[must_use]
     pub fn resume(id: SegmentId, summary: Summary) -> Self {
         let (id, parts, current) = (Arc::new(id), Parts::default(), Chain::default());
-        let (own, brought, expected) = (None, (0, 0), (0, 0));
-        Self { id, summary, parts, current, own, brought, expected, open_bytes: 0 }
+        Self { id, summary, parts, current, own: None, open_bytes: 0 }
     }
 
     /// Text bytes that a trace of `length` bytes adds.
@@ -192,19 +187,18 @@ impl OpenSegment {
         let separator = if first { *b"[\n" } else { *b",\n" };
         if let Some(part) = &mut self.own {
             pool::append(part, separator, filing);
-            self.brought.0 += Self::grows_by(filing.stored_bytes());
-            self.brought.1 += 1;
         } else {
             pool.push(&mut self.current, separator, filing);
             if self.current.text_bytes() >= OWN_BYTES_MIN {
                 let part = self.own.insert(Box::default());
-                let left = CHUNK_BYTES.saturating_sub(self.open_bytes) + self.current.text_bytes();
-                let (text, entries) = self.expected;
-                let fits = text.min(left);
-                part.text.reserve_exact(fits);
-                part.entries.reserve_exact(entries * fits / text.max(1));
+                // As much as the chunk can still take: memory that nobody writes is none, and
+                // growing would copy.
+                let bytes = self.current.text_bytes();
+                let left = CHUNK_BYTES.saturating_sub(self.open_bytes) + bytes;
+                let traces = left * self.current.len() / bytes;
+                part.text.reserve_exact(left);
+                part.entries.reserve_exact(traces + traces / 8);
                 pool.take(&mut self.current, part);
-                self.brought = (part.text.len(), part.entries.len());
             }
         }
         let length = filing.stored_bytes();
@@ -218,7 +212,6 @@ impl OpenSegment {
         let mut part = Part::default();
         if let Some(own) = self.own.take() {
             part = *own;
-            self.expected = self.brought;
             part.shrink_to_fit();
         } else {
             pool.take(&mut self.current, &mut part);
