@@ -2,13 +2,13 @@
 //!
 //! Most producers write one trace like the other: the same members in the same order, with other
 //! values. Once [`super::scan`] has read one, others like it are read by comparing what stands
-//! between their values with what stood there before, which costs a third less. Shapes with a common
-//! beginning share it: they are a tree, each node of which is what leads to a value.
+//! between their values with what stood there before, which costs a third less. Shapes with a
+//! common beginning share it: they are a tree, each node of which is what leads to a value.
 //!
 //! **Invariant:** what [`Shapes::read`] reads, [`super::scan::read`] reads alike, whatever was
-//! learnt. A way from the root to an end is the text between the values of a trace that was scanned.
-//! The values are read by the steps that the scan takes, and what a scan does next depends on
-//! nothing but the text between values before, and on what kind these were of.
+//! learnt. A way from the root to an end is the text between the values of a trace that was
+//! scanned. The values are read by the steps that the scan takes, and what a scan does next depends
+//! on nothing but the text between values before, and on what kind these were of.
 
 use super::cursor::Cursor;
 use super::slots::{self, Member, Slots};
