@@ -194,8 +194,12 @@ fn who_waits_for_a_turn_goes_on_when_one_behind_it_fails() {
     let waiting = AtomicBool::new(false);
     let one = |effect: &Effect, go_on: &dyn Fn() -> bool| {
         if std::ptr::eq(effect, &raw const effects[0]) {
-            waiting.store(true, Ordering::Release);
-            let _turn = turn_of(effect, Some(&turns), go_on)?;
+            // Asked once it has its place among those who wait.
+            let go_on = || {
+                waiting.store(true, Ordering::Release);
+                go_on()
+            };
+            let _turn = turn_of(effect, Some(&turns), &go_on)?;
             return Some(Ok(Outcome::default()));
         }
         wait_for(|| waiting.load(Ordering::Acquire));
