@@ -47,6 +47,7 @@ impl Drain {
         (0..self.records).for_each(|_| feed.send());
         feed.flush();
         let before = self.plain(&broker.address);
+
         let begun = Instant::now();
         let server = Server::start(&setup, "instance");
         let (seconds, cpu_us) = self.drained(&server, begun, feed.bytes());

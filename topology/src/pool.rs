@@ -29,7 +29,7 @@ pub struct Pool {
     all: Part,
     /// By entry: the next one of its chain.
     next: Vec<u32>,
-    /// Text bytes and entries of the batch before: this one will have as many, more or less.
+    /// Text bytes and entries before it was cleared last: there will be as many, more or less.
     expected: (usize, usize),
 }
 
@@ -79,6 +79,7 @@ impl Pool {
     ) {
         if self.all.text.is_empty() {
             let (bytes, entries) = self.expected;
+            let (bytes, entries) = (bytes + bytes / 8, entries + entries / 8);
             reserve_anew(&mut self.all.text, bytes);
             reserve_anew(&mut self.all.entries, entries);
             reserve_anew(&mut self.next, entries);

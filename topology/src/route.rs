@@ -22,7 +22,7 @@ pub struct Router {
     accounts: Vec<(u64, u32)>,
     /// By the top bits of a hash: the first of the accounts whose hash has them, or greater ones.
     first_account: Vec<u32>,
-    /// The other bits of a hash.
+    /// How many bits of a hash are below those.
     shift: u32,
     /// First tracker number of each account; trackers are numbered in catalog order.
     first_tracker: Vec<u32>,
@@ -58,7 +58,7 @@ impl Router {
             }
         }
         accounts.sort_unstable();
-        // Twice as many as accounts, so that a look meets one or two of them.
+        // Two to four times as many as accounts, so that a look meets one or two of them.
         let tops = (2 * accounts.len()).next_power_of_two().max(2) as u64;
         let shift = u64::BITS - tops.trailing_zeros();
         let first = |top| accounts.partition_point(|(hash, _)| hash >> shift < top) as u32;

@@ -191,12 +191,12 @@ impl OpenSegment {
             pool.push(&mut self.current, separator, filing);
             if self.current.text_bytes() >= OWN_BYTES_MIN {
                 let part = self.own.insert(Box::default());
-                // As much as the chunk can still take: memory that nobody writes is none, and
-                // growing would copy.
+                // As much as any chunk can take, as more than one may close in the batch: pages
+                // that nobody writes are seldom in memory, and growing would copy.
                 let bytes = self.current.text_bytes();
-                let left = CHUNK_BYTES.saturating_sub(self.open_bytes) + bytes;
-                let traces = left * self.current.len() / bytes;
-                part.text.reserve_exact(left);
+                let most = bytes + CHUNK_BYTES;
+                let traces = most * self.current.len() / bytes;
+                part.text.reserve_exact(most);
                 part.entries.reserve_exact(traces + traces / 8);
                 pool.take(&mut self.current, part);
             }

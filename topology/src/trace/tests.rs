@@ -148,7 +148,7 @@ pub(super) fn mutate(random: &mut Random, text: &mut Vec<u8>) {
 fn a_reader_parses_as_if_it_had_learnt_nothing() {
     let mut random = Random(3);
     let mut reader = Reader::default();
-    let huge = [b' '; TRACE_BYTES_MAX + 1];
+    let huge = vec![b' '; TRACE_BYTES_MAX + 1];
     let required = r#""time":1,"service_type":"ECS","resource_type":"x","trace_name":"y","#
         .to_owned()
         + r#""trace_type":"z","trace_rating":"normal","domain_id":"d""#;
