@@ -346,15 +346,12 @@ impl Table {
 /// Whether two values are equal. Most are short, and a call costs more than to compare them.
 #[inline(always)]
 fn equal(a: &[u8], b: &[u8]) -> bool {
-    let ends = |a: &[u8], b: &[u8]| {
-        let first = a.first_chunk::<8>() == b.first_chunk();
-        first && a.last_chunk::<8>() == b.last_chunk()
-    };
+    let ends = || a.first_chunk::<8>() == b.first_chunk() && a.last_chunk::<8>() == b.last_chunk();
     match a.len() {
         length if length != b.len() => false,
         0..8 => a.iter().eq(b),
-        8..=16 => ends(a, b),
-        _ => ends(a, b) && a == b,
+        8..=16 => ends(),
+        _ => ends() && a == b,
     }
 }
 

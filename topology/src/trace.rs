@@ -155,6 +155,11 @@ impl Reject {
     fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into(), account: None }
     }
+
+    /// The same, with the account that `text` names.
+    fn naming_account(self, text: &str) -> Self {
+        Self { account: named_account(text), ..self }
+    }
 }
 
 /// Parses the value of a record. Linear in its length.
@@ -234,11 +239,8 @@ fn utf8(record: &[u8]) -> Result<&str, Reject> {
 #[cold]
 fn general(text: &str) -> Result<Slots<'_>, Reject> {
     check_object(text)?;
-    let members: Members<'_> = serde_json::from_str(text).map_err(|error| {
-        let mut reject = not_members(&error);
-        reject.account = named_account(text);
-        reject
-    })?;
+    let members: Members<'_> =
+        serde_json::from_str(text).map_err(|error| not_members(&error).naming_account(text))?;
     Ok(Slots::from(members))
 }
 
@@ -320,10 +322,7 @@ fn unusable(what: &str) -> Reject {
 
 /// Makes a trace of what was found in `text`.
 fn fields<'a>(text: &str, slots: Slots<'a>) -> Result<Trace<'a>, Reject> {
-    checked(slots).map_err(|mut reject| {
-        reject.account = named_account(text);
-        reject
-    })
+    checked(slots).map_err(|reject| reject.naming_account(text))
 }
 
 /// Checks what is required.
