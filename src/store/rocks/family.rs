@@ -19,6 +19,10 @@ const BLOCK_BYTES: usize = 16 << 10;
 /// Flushed tables of the queue that wait for each other before they are compacted: hardly any of
 /// their rows is left by then.
 const QUEUE_TABLES: i32 = 12;
+/// The same of columns and runs: each time, all that their first level holds is written again.
+const TABLES: i32 = 8;
+/// The same of frames, of which there is little but keys: few tables are to be searched for them.
+const FRAMES_TABLES: i32 = 4;
 
 /// What memtables take from memory at a time.
 const ARENA_BYTES_MIN: usize = 4 << 10;
@@ -80,11 +84,14 @@ impl Family {
         family.set_max_write_buffer_number(2);
         family.set_target_file_size_base(TABLE_FILE_BYTES);
         family.set_max_bytes_for_level_base(LEVEL_BASE_BYTES);
-        if self == Self::Queue {
-            family.set_level_zero_file_num_compaction_trigger(QUEUE_TABLES);
-            family.set_level_zero_slowdown_writes_trigger(QUEUE_TABLES + 16);
-            family.set_level_zero_stop_writes_trigger(QUEUE_TABLES + 32);
-        }
+        let tables = match self {
+            Self::Default | Self::Runs => TABLES,
+            Self::Frames => FRAMES_TABLES,
+            Self::Queue => QUEUE_TABLES,
+        };
+        family.set_level_zero_file_num_compaction_trigger(tables);
+        family.set_level_zero_slowdown_writes_trigger(tables + 16);
+        family.set_level_zero_stop_writes_trigger(tables + 32);
         // Frames, packed tails and hashes: there is nothing left to gain.
         family.set_compression_type(DBCompressionType::None);
         if matches!(self, Self::Default | Self::Runs) {
