@@ -265,12 +265,19 @@ fn encode<R: Rows<Error = crate::store::Error>>(
         part: file.first_offset,
     };
     let mut encoder = Encoder::new(compression, stored_bytes_about(file, compression));
-    for number in 0..file.chunks {
-        let key = id.key(Table::Chunk).u32(number).done();
-        let row = rows
-            .get(&key)?
-            .ok_or_else(|| Error::Damaged(format!("chunk {number} of {} is gone", file.object)))?;
-        encoder.chunk(&row)?;
+    let (mut next, mut outcome) = (0, Ok(()));
+    let (from, to) = id.key(Table::Chunk).range();
+    rows.scan(&from, &to, &mut |key, row| {
+        if next == file.chunks || key[from.len()..] != next.to_be_bytes() {
+            return false;
+        }
+        next += 1;
+        outcome = encoder.chunk(row);
+        outcome.is_ok()
+    })?;
+    outcome?;
+    if next < file.chunks {
+        return Err(Error::Damaged(format!("chunk {next} of {} is gone", file.object)));
     }
     Ok(encoder.finish()?)
 }

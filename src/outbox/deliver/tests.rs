@@ -4,6 +4,10 @@ use std::cell::Cell;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use trailproof_topology::chunk::Chunk;
+use trailproof_topology::memory::Memory;
+use trailproof_topology::state::Changes;
+
 use super::*;
 
 #[test]
@@ -129,6 +133,67 @@ fn file(raw_bytes: u64) -> Effect {
         root: String::new(),
         files_partition: 0,
     }))
+}
+
+/// Rows in memory that fail as those on a disk could.
+struct InMemory(Memory);
+
+impl Rows for InMemory {
+    type Error = crate::store::Error;
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Self::Error> {
+        Ok(self.0.get(key).unwrap_or_else(|never| match never {}))
+    }
+
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), Self::Error> {
+        self.0.scan(from, to, visit).unwrap_or_else(|never| match never {});
+        Ok(())
+    }
+
+    fn scan_back(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), Self::Error> {
+        self.0.scan_back(from, to, visit).unwrap_or_else(|never| match never {});
+        Ok(())
+    }
+}
+
+#[test]
+fn a_file_has_every_chunk_in_order_or_is_not_made() {
+    let Effect::Segment(mut file) = file(64) else { unreachable!("it is one") };
+    file.tracker = "00000000-0000-4000-8000-000000000001".to_owned();
+    let tracker = tracker_key(&file.tracker).expect("a UUID");
+    let id = |part| SegmentId { tracker, cycle_ms: 0, service: String::new(), part };
+    let frame = |number: u32| vec![number as u8; 3];
+    let encoded = |numbers: &[u32], chunks| {
+        let mut changes = Changes::default();
+        for number in numbers {
+            let key = id(0).key(Table::Chunk).u32(*number).done();
+            changes.put(key, Chunk::encode(&[], &frame(*number)));
+        }
+        // The next segment's are another file's.
+        let key = id(1).key(Table::Chunk).u32(chunks).done();
+        changes.put(key, Chunk::encode(&[], &frame(9)));
+        let mut rows = InMemory(Memory::default());
+        rows.0.commit(&changes);
+        let file = SegmentFile { chunks, ..(*file).clone() };
+        encode(&rows, &file, Compression::Zstd).map(|encoded| encoded.bytes)
+    };
+    let whole = encoded(&[0, 1, 2], 3).expect("all are there");
+    assert!(whole.starts_with(&[0, 0, 0, 1, 1, 1, 2, 2, 2]), "{whole:?}");
+    assert_eq!(encoded(&[0, 1, 2, 3], 3).expect("one is too many"), whole);
+    for (numbers, gone) in [(&[1, 2][..], 0), (&[0, 2], 1), (&[0, 1], 2), (&[], 0)] {
+        let error = encoded(numbers, 3).expect_err("one is gone").to_string();
+        assert!(error.contains(&format!("chunk {gone} of")), "{error}");
+    }
 }
 
 #[test]
