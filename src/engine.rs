@@ -42,6 +42,7 @@ use crate::object::ObjectStore;
 use crate::store::rocks::{self, RocksStore};
 use crate::turns::Turns;
 use crate::view::View;
+use crate::worker::Workbenches;
 use crate::{log, store};
 
 use assignment::Assignment;
@@ -120,7 +121,7 @@ impl Engine {
             state: settings.state,
             store_options: rocks::Options::new(settings.memory, inputs as usize),
             shares: Shares::of(broker.partitions(Topic::Traces)),
-            batch_turns: Arc::new(Turns::new(cores() + 1)),
+            workbenches: Arc::new(Workbenches::new(cores() + 1)),
             index_turns: Arc::new(Turns::new(cores() / 2)),
             put_turns: Arc::new(Turns::new(PUT_TURNS)),
             scrub_pace: Arc::new(Pace::new(SCRUB_EVERY_MIB)),

@@ -11,6 +11,7 @@
 mod progress;
 #[cfg(test)]
 mod tests;
+mod workbenches;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,9 +27,9 @@ use trailproof_topology::state::Changes;
 use crate::applied::Applied;
 use crate::log::{self, Kind, Log, Polled, RecordBatch};
 use crate::store::{self, StateStore};
-use crate::turns::Turns;
 
 pub use progress::Progress;
+pub use workbenches::Workbenches;
 
 /// Bytes of records that one batch takes at most, beyond its last append.
 pub const BATCH_BYTES_MAX: usize = 16 << 20;
@@ -133,7 +134,7 @@ pub struct Worker<S: Stage, L, T> {
     late: Option<log::Error>,
     batch_bytes_max: usize,
     poll_bytes_max: usize,
-    turns: Option<Arc<Turns>>,
+    workbenches: Arc<Workbenches>,
     /// What a commit that failed would have written.
     uncommitted: Option<Uncommitted>,
     /// Whether a savepoint is due, whatever the store wants.
@@ -183,7 +184,7 @@ where
             late: None,
             batch_bytes_max: BATCH_BYTES_MAX,
             poll_bytes_max: POLL_BYTES_MAX,
-            turns: None,
+            workbenches: Arc::new(Workbenches::new(1)),
             uncommitted: None,
             owes_savepoint: false,
             saved: (0, 0),
@@ -206,8 +207,8 @@ where
 
     /// Applies batches in turns with other workers.
     #[must_use]
-    pub fn with_turns(mut self, turns: Arc<Turns>) -> Self {
-        self.turns = Some(turns);
+    pub fn with_workbenches(mut self, workbenches: Arc<Workbenches>) -> Self {
+        self.workbenches = workbenches;
         self
     }
 
@@ -254,13 +255,13 @@ where
         }
         let mut batch = Batch::new(self.progress.committed());
         // Held until the batch is committed. The log is waited for without it.
-        let (turns, mut turn) = (self.turns.clone(), None);
-        let mut await_turn = || {
-            if let (Some(turns), None) = (&turns, &turn) {
-                turn = turns.take(&|| true);
+        let (workbenches, mut turn) = (Arc::clone(&self.workbenches), None);
+        let mut begin = |batch: &mut Batch| {
+            if turn.is_none() {
+                (turn, batch.workbench) = workbenches.take();
             }
         };
-        let taken = match self.take(&mut stage, &mut batch, &mut await_turn) {
+        let taken = match self.take(&mut stage, &mut batch, &mut begin) {
             Ok(taken) => taken,
             Err(error) => {
                 self.stage = Some(stage);
@@ -273,6 +274,7 @@ where
             return outcome;
         }
         stage.finish(&mut batch);
+        workbenches.give(batch.workbench);
         if let Some(applied) = taken.last {
             batch.changes.put(key::single(Table::Applied), applied.encode());
         }
@@ -313,12 +315,13 @@ where
     /// Puts into the rows what only the stage holds, and makes them durable: waits for the end of
     /// that, or only begins it.
     fn savepoint(&mut self, wait: bool) -> Result<(), store::Error> {
-        let turns = self.turns.clone();
-        let _turn = turns.as_ref().and_then(|turns| turns.take(&|| true));
+        let workbenches = Arc::clone(&self.workbenches);
         let Some(stage) = &mut self.stage else { return Ok(()) };
+        let (_turn, workbench) = workbenches.take();
         // Effects are stored with the batch that they belong to.
-        let mut batch = Batch::default();
+        let mut batch = Batch { workbench, ..Batch::default() };
         stage.savepoint(&mut batch);
+        workbenches.give(batch.workbench);
         // Until the flush has begun.
         self.owes_savepoint = true;
         let then = Then::Flush(wait);
@@ -355,7 +358,7 @@ where
         &mut self,
         stage: &mut S,
         batch: &mut Batch,
-        await_turn: &mut dyn FnMut(),
+        begin: &mut dyn FnMut(&mut Batch),
     ) -> Result<Taken, Error> {
         if let Some(error) = self.late.take() {
             return Err(error.into());
@@ -375,7 +378,7 @@ where
                 }
             };
             if !self.records.is_empty() {
-                await_turn();
+                begin(batch);
             }
             let applied = self.apply(stage, &marked, batch);
             taken.records += self.records.len();

@@ -24,7 +24,7 @@ use crate::outbox::{self, Delivered, Outbox};
 use crate::store::rocks::RocksStore;
 use crate::turns::Turns;
 use crate::view::Published;
-use crate::worker::{self, Catalogs, Progress, Step, Worker};
+use crate::worker::{self, Catalogs, Progress, Step, Workbenches, Worker};
 
 /// An outbox as the jobs run it.
 pub type PartitionOutbox = Outbox<Box<dyn Publisher + Send>, Arc<RocksStore>>;
@@ -55,8 +55,8 @@ pub struct RecordParts {
     pub topic_id: Arc<str>,
     /// What it may hold in memory.
     pub shares: Shares,
-    /// When it may apply a batch.
-    pub batch_turns: Arc<Turns>,
+    /// When it may apply a batch, and with what.
+    pub workbenches: Arc<Workbenches>,
     /// When it may make index runs.
     pub index_turns: Arc<Turns>,
     /// Where the worker publishes what queries see.
@@ -72,11 +72,11 @@ pub struct RecordParts {
 pub fn start_record(parts: Parts, record: RecordParts, threads: &Threads) -> std::io::Result<()> {
     let Parts { partition, store, catalogs, log, outbox, progress, flush_failure, scrub_pace } =
         parts;
-    let RecordParts { topic_id, shares, batch_turns, index_turns, published, view_days } = record;
+    let RecordParts { topic_id, shares, workbenches, index_turns, published, view_days } = record;
     let setup = Setup { partition, topic_id, open_bytes_max: shares.open_bytes_max };
     let worker = Worker::new(setup, log, Arc::clone(&store), catalogs, Arc::clone(&progress))
         .with_batch_bytes(shares.batch_bytes_max)
-        .with_turns(batch_turns);
+        .with_workbenches(workbenches);
     let name = format!("record-{partition}");
     let backlog = Backlog::default();
     let (lanes, mut bells) = outbox_jobs(outbox, true, &store, threads);

@@ -104,7 +104,7 @@ impl Running {
         let record = RecordParts {
             topic_id: context.history.topic_id(),
             shares: context.shares,
-            batch_turns: Arc::clone(&context.batch_turns),
+            workbenches: Arc::clone(&context.workbenches),
             index_turns: Arc::clone(&context.index_turns),
             published: self.published.clone(),
             view_days: context.view_days,

@@ -27,7 +27,7 @@ use crate::store;
 use crate::store::rocks::{self, RocksStore};
 use crate::turns::Turns;
 use crate::view::View;
-use crate::worker::Progress;
+use crate::worker::{Progress, Workbenches};
 
 /// Pause before a partition that ended by itself is opened again. Where another owner took it, the
 /// group's word that it has moved mostly comes first.
@@ -46,9 +46,9 @@ pub(super) struct Context {
     pub(super) state: PathBuf,
     pub(super) store_options: rocks::Options,
     pub(super) shares: Shares,
-    /// When a partition may apply a batch: one more than there are cores, so that none is idle
-    /// while a batch waits for the log.
-    pub(super) batch_turns: Arc<Turns>,
+    /// When a partition may apply a batch, and with what: one more than there are cores, so that
+    /// none is idle while a batch waits for the log.
+    pub(super) workbenches: Arc<Workbenches>,
     /// When a partition may make an index run: half as many as cores, so that it keeps up.
     pub(super) index_turns: Arc<Turns>,
     /// When partitions put trace files.

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use trailproof::worker::Workbenches;
 use trailproof_topology::catalog::Catalog;
 use trailproof_topology::input::Millis;
 
@@ -100,12 +101,16 @@ pub(crate) struct Inner {
     pub(crate) trace: Option<Vec<String>>,
 }
 
-/// The shared world.
-pub(crate) struct Hub(Mutex<Inner>);
+/// The shared world, and the workbench that all its owners take turns at.
+pub(crate) struct Hub(Mutex<Inner>, Arc<Workbenches>);
 
 impl Hub {
     pub(crate) fn new(inner: Inner) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(inner)))
+        Arc::new(Self(Mutex::new(inner), Arc::new(Workbenches::new(1))))
+    }
+
+    pub(crate) fn workbenches(&self) -> Arc<Workbenches> {
+        Arc::clone(&self.1)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {

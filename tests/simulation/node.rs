@@ -181,6 +181,7 @@ impl<S: Simulated + 'static> Owner<S> {
             let columns = Backlog::default();
             let indexer = Indexer::new(Arc::clone(&store), columns.clone()).with_tiers(TIERS);
             let worker = Worker::new(setup, log, store, catalogs(&self.hub), Arc::clone(&progress))
+                .with_workbenches(self.hub.workbenches())
                 .with_batch_bytes(self.batch_bytes)
                 .with_poll_bytes((self.batch_bytes / 4).clamp(1, POLL_BYTES));
             self.alive = Some(Alive { worker, outbox, progress, indexer, columns });

@@ -44,3 +44,4 @@ pub mod tail;
 pub mod trace;
 pub mod varint;
 pub mod window;
+pub mod workbench;

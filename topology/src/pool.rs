@@ -12,12 +12,11 @@ use crate::chunk::{Entry, Part, SEPARATOR_BYTES, Span};
 use crate::segment::{Filing, split_at_bracket};
 use crate::trace::VALUE_BYTES_MAX;
 
-/// Text whose memory a cleared pool keeps. More is given back: many partitions have a pool each,
-/// and few of them a batch at one time.
-const KEPT_BYTES: usize = 1 << 20;
+/// Text whose memory a cleared pool keeps, as that of side text: more than an ordinary batch has.
+const KEPT_BYTES: usize = 8 << 20;
 
 /// The same of entries.
-const KEPT_ENTRIES: usize = 1 << 10;
+const KEPT_ENTRIES: usize = 16 << 10;
 
 /// Ends a chain.
 const END: u32 = u32::MAX;
@@ -29,8 +28,6 @@ pub struct Pool {
     all: Part,
     /// By entry: the next one of its chain.
     next: Vec<u32>,
-    /// Text bytes and entries before it was cleared last: there will be as many, more or less.
-    expected: (usize, usize),
 }
 
 /// The traces of one segment in a pool, in order.
@@ -77,13 +74,6 @@ impl Pool {
         separator: [u8; SEPARATOR_BYTES],
         filing: &Filing<'_>,
     ) {
-        if self.all.text.is_empty() {
-            let (bytes, entries) = self.expected;
-            let (bytes, entries) = (bytes + bytes / 8, entries + entries / 8);
-            reserve_anew(&mut self.all.text, bytes);
-            reserve_anew(&mut self.all.entries, entries);
-            reserve_anew(&mut self.next, entries);
-        }
         append(&mut self.all, separator, filing);
         let at = self.next.len() as u32;
         self.next.push(END);
@@ -133,19 +123,9 @@ impl Pool {
 
     /// Forgets the batch.
     pub fn clear(&mut self) {
-        self.expected = (self.all.text.len(), self.next.len());
         self.all.clear(KEPT_BYTES, KEPT_ENTRIES);
         self.next.clear();
         self.next.shrink_to(KEPT_ENTRIES);
-    }
-}
-
-/// Makes room in an empty buffer. A buffer that grew would be copied, with all that is no longer
-/// in it.
-fn reserve_anew<T>(buffer: &mut Vec<T>, wanted: usize) {
-    if buffer.capacity() < wanted {
-        *buffer = Vec::new();
-        buffer.reserve_exact(wanted);
     }
 }
 

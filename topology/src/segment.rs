@@ -17,9 +17,10 @@ use crate::key::{SegmentId, Table};
 use crate::merkle::{Frontier, Hash};
 use crate::parts::Parts;
 use crate::pool::{self, Chain, Pool};
-use crate::state::Changes;
+use crate::stage::Batch;
 use crate::trace::Trace;
 use crate::varint;
+use crate::workbench::Workbench;
 
 /// Level at which chunks are compressed.
 pub const ZSTD_LEVEL: i32 = 1;
@@ -223,12 +224,8 @@ impl OpenSegment {
 
     /// Closes the open chunk: its row, its columns and the segment's row. Returns the text bytes
     /// that are no longer open.
-    pub fn close_chunk(
-        &mut self,
-        pool: &mut Pool,
-        scratch: &mut Scratch,
-        changes: &mut Changes,
-    ) -> usize {
+    pub fn close_chunk(&mut self, batch: &mut Batch) -> usize {
+        let Batch { changes, workbench: Workbench { pool, scratch, .. }, .. } = batch;
         let mut parts = self.parts.in_order();
         let mut last = std::mem::take(&mut scratch.last);
         if let Some(own) = &self.own {
@@ -278,31 +275,20 @@ fn compressor() -> std::io::Result<zstd::bulk::Compressor<'static>> {
 }
 
 /// Buffers for closing chunks, kept between them.
+#[derive(Default)]
 pub struct Scratch {
     /// What the running batch added to the chunk.
     last: Part,
     text: Vec<u8>,
     frame: Vec<u8>,
     columns: ColumnsWriter,
+    /// Made when it is needed first.
     compressor: Option<zstd::bulk::Compressor<'static>>,
 }
 
 impl std::fmt::Debug for Scratch {
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         to.debug_struct("Scratch").field("text", &self.text.len()).finish_non_exhaustive()
-    }
-}
-
-impl Default for Scratch {
-    fn default() -> Self {
-        let compressor = compressor().ok();
-        Self {
-            last: Part::default(),
-            text: Vec::new(),
-            frame: Vec::new(),
-            columns: ColumnsWriter::default(),
-            compressor,
-        }
     }
 }
 
@@ -322,8 +308,9 @@ impl Scratch {
         self.frame.clear();
         self.frame.reserve(zstd::zstd_safe::compress_bound(text.len()));
         self.compressor
-            .as_mut()
-            .expect("a zstd context of level 1 needs 1 MiB, which there is")
+            .get_or_insert_with(|| {
+                compressor().expect("a zstd context of level 1 needs 1 MiB, which there is")
+            })
             .compress_to_buffer(text, &mut self.frame)
             .expect("the buffer holds the worst case");
     }

@@ -16,6 +16,7 @@ use crate::effect::{Effect, Lane};
 use crate::input::{Input, Position};
 use crate::key;
 use crate::state::{Changes, Rows};
+use crate::workbench::Workbench;
 
 /// Rows and effects of the records applied since the last commit.
 #[derive(Debug, Default)]
@@ -26,13 +27,15 @@ pub struct Batch {
     pub delivered: [u64; crate::effect::LANES],
     /// Effects stored by this batch.
     pub effects: u64,
+    /// What it works with. Hand it on to another batch once this one has ended.
+    pub workbench: Workbench,
 }
 
 impl Batch {
     /// An empty batch; `delivered` are the lanes' committed positions.
     #[must_use]
     pub fn new(delivered: [u64; crate::effect::LANES]) -> Self {
-        Self { changes: Changes::default(), delivered, effects: 0 }
+        Self { delivered, ..Self::default() }
     }
 
     /// Stores an effect under its lane's next sequence number, unless a run before a crash has

@@ -104,9 +104,10 @@ impl TailWriter {
         (row, bytes)
     }
 
-    /// Gives the memory back: a savepoint is rare, and many partitions have a writer each.
+    /// Gives back the memory that a huge part took.
     pub fn rest(&mut self) {
-        (self.text, self.heads) = (Vec::new(), Vec::new());
+        self.text.shrink_to(2 * ROW_BYTES);
+        self.heads.shrink_to(ROW_BYTES);
     }
 }
 

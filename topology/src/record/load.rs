@@ -10,6 +10,7 @@ use crate::count::Counts;
 use crate::input::{Millis, Offset, Position};
 use crate::key::{Key, SegmentId, Table, TrackerId, day_of, single, whole};
 use crate::merkle::leaf_hash;
+use crate::pool::Pool;
 use crate::record::open::OpenSegments;
 use crate::record::{RecordStage, Setup, Tally};
 use crate::route::Router;
@@ -181,13 +182,13 @@ where
 {
     let numbers: BTreeMap<TrackerId, u32> =
         router.trackers().iter().zip(0..).map(|(tracker, number)| (tracker.id, number)).collect();
-    let mut intact = true;
+    let (mut intact, mut pool) = (true, Pool::default());
     let (from, to) = whole(Table::Tail);
     rows.scan(&from, &to, &mut |key, row| {
         let from = key.get(..9).and_then(offset_of);
         let refilled = from.zip(tail::unpack(row)).and_then(|(offset, plain)| {
-            refill(&mut stage.open, &numbers, sealed, &plain)?;
-            stage.open.refilled(offset, plain.len());
+            refill(&mut stage.open, &mut pool, &numbers, sealed, &plain)?;
+            stage.open.refilled(offset, plain.len(), &mut pool);
             Some(())
         });
         intact = refilled.is_some();
@@ -200,6 +201,7 @@ where
 /// Puts one tail row's traces back; `None` where the row is damaged.
 fn refill(
     open: &mut OpenSegments,
+    pool: &mut Pool,
     numbers: &BTreeMap<TrackerId, u32>,
     sealed: &BTreeSet<SegmentId>,
     plain: &[u8],
@@ -229,7 +231,7 @@ fn refill(
                 leaf: &leaf_hash(entry.stored),
                 trace_id: None,
             };
-            open.refill(*number, &id, &filing);
+            open.refill(*number, &id, &filing, pool);
         }
     })?;
     parsed.then_some(())

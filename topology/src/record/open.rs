@@ -17,13 +17,11 @@ use crate::input::{Millis, Offset, Position};
 use crate::invariant;
 use crate::key::{SegmentId, Table, TrackerId, whole};
 use crate::names::trace_file;
-use crate::pool::Pool;
 use crate::query;
 use crate::record::Setup;
 use crate::route::Router;
-use crate::segment::{Filing, OpenSegment, Scratch};
+use crate::segment::{Filing, OpenSegment};
 use crate::stage::Batch;
-use crate::tail::TailWriter;
 
 /// Text bytes in open chunks of one partition at most.
 pub const OPEN_BYTES_MAX: usize = 56 << 20;
@@ -69,8 +67,6 @@ pub struct OpenSegments {
     trackers: Vec<OpenTracker>,
     /// Numbers of the services that segments are open of, given as they come.
     services: BTreeMap<Box<str>, u32>,
-    /// What the running batch filed.
-    pool: Pool,
     open_bytes: usize,
     open_bytes_max: usize,
     dirty: Vec<u32>,
@@ -83,8 +79,6 @@ pub struct OpenSegments {
     tail_rows: VecDeque<(Offset, usize)>,
     /// What is open from this offset on is in no tail row yet.
     saved: Offset,
-    tail: TailWriter,
-    scratch: Scratch,
     sealed: u64,
     closed_early: u64,
     tails_rewritten: u64,
@@ -187,13 +181,12 @@ impl OpenSegments {
             "I5: a trace does not fit its segment"
         );
         if segment.chunk_is_full(length) {
-            let changes = &mut batch.changes;
-            self.open_bytes -= segment.close_chunk(&mut self.pool, &mut self.scratch, changes);
+            self.open_bytes -= segment.close_chunk(batch);
         }
-        segment.push(&mut self.pool, filing);
+        segment.push(&mut batch.workbench.pool, filing);
         self.open_bytes += OpenSegment::grows_by(length);
-        if self.pool.text_bytes() > POOL_BYTES_MAX {
-            self.settle();
+        if batch.workbench.pool.text_bytes() > POOL_BYTES_MAX {
+            self.settle(&mut batch.workbench.pool);
         }
         // A digest's count of filed traces is that of its files; a tracker may begin or cease to
         // have files in the midst of an interval.
@@ -249,8 +242,7 @@ impl OpenSegments {
             self.closed_early += 1;
             self.touch(number);
             if let Some(segment) = self.trackers[number as usize].segments.get_mut(&service) {
-                let changes = &mut batch.changes;
-                self.open_bytes -= segment.close_chunk(&mut self.pool, &mut self.scratch, changes);
+                self.open_bytes -= segment.close_chunk(batch);
             }
         }
     }
@@ -266,8 +258,7 @@ impl OpenSegments {
         batch: &mut Batch,
     ) {
         let Context { router, setup, slot } = *context;
-        let changes = &mut batch.changes;
-        self.open_bytes -= segment.close_chunk(&mut self.pool, &mut self.scratch, changes);
+        self.open_bytes -= segment.close_chunk(batch);
         segment.summary.sealed = true;
         let row = segment.summary.encode();
         batch.changes.put(segment.id.key(Table::Segment).done(), row);

@@ -7,10 +7,10 @@ use crate::chunk::Part;
 use crate::input::Offset;
 use crate::invariant;
 use crate::key::{Key, SegmentId, Table};
+use crate::pool::Pool;
 use crate::record::open::OpenSegments;
 use crate::segment::{Filing, OpenSegment};
 use crate::stage::Batch;
-use crate::tail::TailWriter;
 
 /// Tail rows, unpacked, of so many times the bound of open text: past that the older half of them
 /// is written anew, with what is still open.
@@ -25,12 +25,12 @@ impl OpenSegments {
         }
         let bounded = invariant::within(self.open_bytes as u64, self.open_bytes_max as u64);
         assert!(bounded, "I10: more text is open than may be");
-        self.settle_all();
+        self.settle_all(&mut batch.workbench.pool);
     }
 
     /// Moves what the pool holds to where it belongs, and begins with no tracker changed.
-    fn settle_all(&mut self) {
-        self.settle();
+    fn settle_all(&mut self, pool: &mut Pool) {
+        self.settle(pool);
         for number in std::mem::take(&mut self.dirty) {
             self.trackers[number as usize].dirty = false;
         }
@@ -38,13 +38,13 @@ impl OpenSegments {
 
     /// Moves what the pool holds to where it belongs; also in the midst of a batch that files more
     /// than its own size, because many trackers take each trace.
-    pub(super) fn settle(&mut self) {
+    pub(super) fn settle(&mut self, pool: &mut Pool) {
         for number in &self.dirty {
             for segment in self.trackers[*number as usize].segments.values_mut() {
-                segment.freeze(&mut self.pool);
+                segment.freeze(pool);
             }
         }
-        self.pool.clear();
+        pool.clear();
     }
 
     /// Writes what is open and in no tail row yet. `next` is the offset behind the last batch.
@@ -57,16 +57,16 @@ impl OpenSegments {
             }
             for segment in tracker.segments.values() {
                 for part in segment.parts.since(from) {
-                    rows.add(&mut self.tail, &segment.id, part, batch);
+                    rows.add(&segment.id, part, batch);
                 }
             }
         }
-        let bytes = rows.end(&mut self.tail, batch);
+        let bytes = rows.end(batch);
         if bytes > 0 {
             self.tail_rows.push_back((from, bytes));
             self.carry_tail(batch);
         }
-        self.tail.rest();
+        batch.workbench.tail.rest();
     }
 
     /// Keeps the tail within its bound: the older half of its rows is written anew, with what of
@@ -91,10 +91,10 @@ impl OpenSegments {
         for segment in self.trackers.iter().flat_map(|tracker| tracker.segments.values()) {
             let parts = segment.parts.in_order().into_iter();
             for part in parts.take_while(|part| part.first_offset() < end) {
-                rows.add(&mut self.tail, &segment.id, part, batch);
+                rows.add(&segment.id, part, batch);
             }
         }
-        let bytes = rows.end(&mut self.tail, batch);
+        let bytes = rows.end(batch);
         if bytes > 0 {
             self.tail_rows.push_front((first, bytes));
         }
@@ -119,23 +119,29 @@ impl OpenSegments {
 
     /// Puts back a trace of the tail that is not closed. The segment is made where it had no
     /// closed chunk.
-    pub(in crate::record) fn refill(&mut self, number: u32, id: &SegmentId, filing: &Filing<'_>) {
+    pub(in crate::record) fn refill(
+        &mut self,
+        number: u32,
+        id: &SegmentId,
+        filing: &Filing<'_>,
+        pool: &mut Pool,
+    ) {
         self.touch(number);
         let service = self.service(&id.service);
         let segments = &mut self.trackers[number as usize].segments;
         let segment =
             segments.entry(service).or_insert_with(|| Box::new(OpenSegment::new(id.clone())));
-        segment.push(&mut self.pool, filing);
+        segment.push(pool, filing);
         self.open_bytes += OpenSegment::grows_by(filing.stored_bytes());
     }
 
     /// Notes a tail row that was read back, and shares what it put back.
-    pub(in crate::record) fn refilled(&mut self, from: Offset, bytes: usize) {
+    pub(in crate::record) fn refilled(&mut self, from: Offset, bytes: usize, pool: &mut Pool) {
         match self.tail_rows.back_mut().filter(|(last, _)| *last == from) {
             Some((_, kept)) => *kept += bytes,
             None => self.tail_rows.push_back((from, bytes)),
         }
-        self.settle_all();
+        self.settle_all(pool);
     }
 
     /// Notes that the rows, as of offset `next`, have all that is open.
@@ -157,24 +163,24 @@ impl TailRows {
         Self { from, count: 0, bytes: 0 }
     }
 
-    fn add(&mut self, tail: &mut TailWriter, id: &SegmentId, part: &Part, batch: &mut Batch) {
-        tail.add(id, part);
-        if tail.is_full() {
-            self.put(tail, batch);
+    fn add(&mut self, id: &SegmentId, part: &Part, batch: &mut Batch) {
+        batch.workbench.tail.add(id, part);
+        if batch.workbench.tail.is_full() {
+            self.put(batch);
         }
     }
 
-    fn put(&mut self, tail: &mut TailWriter, batch: &mut Batch) {
-        let (row, bytes) = tail.row();
+    fn put(&mut self, batch: &mut Batch) {
+        let (row, bytes) = batch.workbench.tail.row();
         batch.changes.put(Key::of(Table::Tail).u64(self.from).u32(self.count).done(), row);
         self.count += 1;
         self.bytes += bytes;
     }
 
     /// Writes what is left; bytes of all rows, unpacked.
-    fn end(mut self, tail: &mut TailWriter, batch: &mut Batch) -> usize {
-        if !tail.is_empty() {
-            self.put(tail, batch);
+    fn end(mut self, batch: &mut Batch) -> usize {
+        if !batch.workbench.tail.is_empty() {
+            self.put(batch);
         }
         self.bytes
     }
