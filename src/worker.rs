@@ -265,6 +265,10 @@ where
             Ok(taken) => taken,
             Err(error) => {
                 self.stage = Some(stage);
+                if turn.is_some() {
+                    // Nothing was applied, so nothing lies on it.
+                    workbenches.give(batch.workbench);
+                }
                 return Err(error);
             }
         };

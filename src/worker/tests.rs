@@ -278,3 +278,30 @@ fn a_read_that_fails_ends_the_batch_before_its_record() {
     assert_eq!(worker.step(&mut |_, _| {}).unwrap(), applied(2, 4));
     assert_eq!((worker.next_offset(), store.said().as_str()), (10, "batch 10"));
 }
+
+#[test]
+fn a_workbench_comes_back_from_batches_savepoints_and_failures() {
+    let store = Asked::default();
+    let benches = Arc::new(Workbenches::new(2));
+    let mut worker = worker(&store, 10).with_workbenches(Arc::clone(&benches));
+    // Steps that apply, save, fail to read and fail to commit.
+    steps(&mut worker, 4);
+    store.refuse_reads.set(true);
+    for _ in 0..12 {
+        let _ = worker.step(&mut |_, _| {});
+    }
+    assert_eq!((worker.next_offset(), benches.idle_len()), (WANTS, 1));
+    store.refuse_reads.set(false);
+    store.refuse.set(2);
+    for _ in 0..4 {
+        let _ = worker.step(&mut |_, _| {});
+    }
+    assert_eq!((worker.next_offset(), benches.idle_len()), (10, 1));
+    let (one, other) = (benches.take(), benches.take());
+    assert_eq!(benches.idle_len(), 0);
+    for (turn, bench) in [one, other] {
+        benches.give(bench);
+        drop(turn);
+    }
+    assert_eq!(benches.idle_len(), 2);
+}

@@ -30,9 +30,16 @@ impl Workbenches {
         (turn, bench.unwrap_or_default())
     }
 
-    /// Takes a workbench back.
+    /// Takes a workbench back, which must be clear.
     pub(super) fn give(&self, bench: Workbench) {
+        assert!(bench.is_clear(), "I1: what a batch filed is left on its workbench");
         self.idle().push(bench);
+    }
+
+    /// How many nobody works at, and that were used before.
+    #[cfg(test)]
+    pub(super) fn idle_len(&self) -> usize {
+        self.idle().len()
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Workbench>> {

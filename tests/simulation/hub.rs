@@ -101,21 +101,26 @@ pub(crate) struct Inner {
     pub(crate) trace: Option<Vec<String>>,
 }
 
-/// The shared world, and the workbench that all its owners take turns at.
-pub(crate) struct Hub(Mutex<Inner>, Arc<Workbenches>);
+/// The shared world.
+pub(crate) struct Hub {
+    inner: Mutex<Inner>,
+    /// All owners take turns at one.
+    workbenches: Arc<Workbenches>,
+}
 
 impl Hub {
     pub(crate) fn new(inner: Inner) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(inner), Arc::new(Workbenches::new(1))))
+        let workbenches = Arc::new(Workbenches::new(1));
+        Arc::new(Self { inner: Mutex::new(inner), workbenches })
     }
 
     pub(crate) fn workbenches(&self) -> Arc<Workbenches> {
-        Arc::clone(&self.1)
+        Arc::clone(&self.workbenches)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
         // A planted bug may panic in the midst; the run is over then.
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     pub(crate) fn mark(&self, name: &'static str) {

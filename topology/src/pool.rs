@@ -12,11 +12,12 @@ use crate::chunk::{Entry, Part, SEPARATOR_BYTES, Span};
 use crate::segment::{Filing, split_at_bracket};
 use crate::trace::VALUE_BYTES_MAX;
 
-/// Text whose memory a cleared pool keeps, as that of side text: more than an ordinary batch has.
-const KEPT_BYTES: usize = 8 << 20;
+/// Text whose memory a cleared pool keeps, and side text: as much as the largest batch of one
+/// tracker has.
+const KEPT_BYTES: usize = 18 << 20;
 
-/// The same of entries.
-const KEPT_ENTRIES: usize = 16 << 10;
+/// The same of entries, where traces are of ordinary size.
+const KEPT_ENTRIES: usize = 32 << 10;
 
 /// Ends a chain.
 const END: u32 = u32::MAX;
@@ -113,6 +114,12 @@ impl Pool {
             at = self.next[at as usize];
         }
         *chain = Chain::default();
+    }
+
+    /// Whether nothing was filed since it was cleared.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.next.is_empty()
     }
 
     /// Text bytes of the whole batch.

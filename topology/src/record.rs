@@ -236,6 +236,8 @@ impl RecordStage {
 
     /// Begins with a record: moves position and stream time, and counts it.
     fn begin(&mut self, input: &Input<'_>, batch: &mut Batch) {
+        let clear = self.batch_from.is_some() || batch.workbench.is_clear();
+        assert!(clear, "I1: what another batch filed is on this one's workbench");
         self.come_to(input);
         self.advance(input.append_time_ms, input.offset, batch);
         self.counts.records += 1;

@@ -27,7 +27,8 @@ pub struct Batch {
     pub delivered: [u64; crate::effect::LANES],
     /// Effects stored by this batch.
     pub effects: u64,
-    /// What it works with. Hand it on to another batch once this one has ended.
+    /// What it works with, until [`Stage::finish`] or [`Stage::savepoint`]: then it is clear, and
+    /// may serve another batch.
     pub workbench: Workbench,
 }
 

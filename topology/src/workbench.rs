@@ -19,3 +19,11 @@ pub struct Workbench {
     /// For the tail of a savepoint.
     pub(crate) tail: TailWriter,
 }
+
+impl Workbench {
+    /// Whether nothing of a batch lies on it.
+    #[must_use]
+    pub fn is_clear(&self) -> bool {
+        self.pool.is_empty() && self.tail.is_empty()
+    }
+}

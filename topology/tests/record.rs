@@ -21,6 +21,7 @@ use trailproof_topology::record::{RecordStage, Setup};
 use trailproof_topology::stage::{Batch, Stage};
 use trailproof_topology::state::Rows;
 use trailproof_topology::trace::TRACE_BYTES_MAX;
+use trailproof_topology::workbench::Workbench;
 
 enum Said {
     Trace(Vec<u8>),
@@ -98,14 +99,29 @@ fn run_reloading(log: &Log, seed: u64, batch_max: u64, batches: u64) -> Memory {
 
 /// Writes what only the stage holds.
 fn savepoint(stage: &mut RecordStage, rows: &mut Memory) {
-    let mut batch = Batch::default();
+    savepoint_at(&mut Workbench::default(), stage, rows);
+}
+
+fn savepoint_at(workbench: &mut Workbench, stage: &mut RecordStage, rows: &mut Memory) {
+    let mut batch = Batch { workbench: std::mem::take(workbench), ..Batch::default() };
     stage.savepoint(&mut batch);
     rows.commit(&batch.changes);
+    *workbench = batch.workbench;
 }
 
 /// Applies a batch and commits it.
 fn apply(log: &Log, stage: &mut RecordStage, rows: &mut Memory, offsets: Range<usize>) {
-    let mut batch = Batch::new([0; 2]);
+    apply_at(&mut Workbench::default(), log, stage, rows, offsets);
+}
+
+fn apply_at(
+    workbench: &mut Workbench,
+    log: &Log,
+    stage: &mut RecordStage,
+    rows: &mut Memory,
+    offsets: Range<usize>,
+) {
+    let mut batch = Batch { workbench: std::mem::take(workbench), ..Batch::default() };
     for (offset, (time, said)) in offsets.clone().zip(&log.records[offsets]) {
         let body = match said {
             Said::Trace(bytes) => Body::Data(bytes),
@@ -116,7 +132,9 @@ fn apply(log: &Log, stage: &mut RecordStage, rows: &mut Memory, offsets: Range<u
         stage.apply_reading(&input, || rows.clone(), &mut batch).unwrap();
     }
     stage.finish(&mut batch);
+    assert!(batch.workbench.is_clear(), "something is left on the workbench");
     rows.commit(&batch.changes);
+    *workbench = batch.workbench;
 }
 
 fn effects(rows: &Memory) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -345,6 +363,55 @@ fn a_restart_with_a_smaller_bound_closes_chunks_and_changes_no_file() {
     apply(&log, &mut stage, &mut rows, middle + 2..log.records.len());
     assert!(leaving(&rows) == leaving(&plain), "the effects are others");
     assert!(segments(&rows) == segments(&plain), "the files are others");
+}
+
+#[test]
+fn a_workbench_that_served_other_partitions_is_as_good_as_a_new_one() {
+    let logs = [log(5, 900), wide_log(), log(6, 700)];
+    // Each partition's batches; every fourth is followed by a savepoint.
+    let rows_of = |shared: bool| {
+        let mut bench = Workbench::default();
+        let mut all: Vec<(Memory, RecordStage)> = logs
+            .iter()
+            .map(|log| {
+                let open_bytes_max = log.open_bytes_max;
+                let setup = Setup { partition: 3, topic_id: "topic".into(), open_bytes_max };
+                let rows = Memory::default();
+                let stage = RecordStage::load(setup, &rows).unwrap();
+                (rows, stage)
+            })
+            .collect();
+        for turn in 0..logs.iter().map(|log| log.records.len()).max().unwrap() {
+            for ((log, step), (rows, stage)) in logs.iter().zip([37, 911, 53]).zip(&mut all) {
+                let offsets = turn * step..((turn + 1) * step).min(log.records.len());
+                if offsets.is_empty() {
+                    continue;
+                }
+                if !shared {
+                    bench = Workbench::default();
+                }
+                apply_at(&mut bench, log, stage, rows, offsets);
+                if turn % 4 == 3 {
+                    savepoint_at(&mut bench, stage, rows);
+                }
+            }
+        }
+        all.into_iter().map(|(rows, _)| every_row(&rows)).collect::<Vec<_>>()
+    };
+    for (shared, own) in rows_of(true).into_iter().zip(rows_of(false)) {
+        assert!(own.len() > 100, "{} rows", own.len());
+        same("on a shared workbench", shared, &own);
+    }
+}
+
+fn every_row(rows: &Memory) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut all = Vec::new();
+    rows.scan(&[], &[0xff], &mut |key, row| {
+        all.push((key.to_vec(), row.to_vec()));
+        true
+    })
+    .unwrap();
+    all
 }
 
 /// Early configurations could say 0. Their logs were filed with a window of one trace.
