@@ -16,11 +16,10 @@ const BLOB_FILE_BYTES: u64 = 64 << 20;
 const TABLE_FILE_BYTES: u64 = 32 << 20;
 const LEVEL_BASE_BYTES: u64 = 128 << 20;
 const BLOCK_BYTES: usize = 16 << 10;
-/// Flushed tables of the queue that wait for each other before they are compacted: hardly any of
-/// their rows is left by then.
-const QUEUE_TABLES: i32 = 12;
-/// The same of columns and runs: each time, all that their first level holds is written again.
-const TABLES: i32 = 8;
+/// Flushed tables that wait for each other before they are compacted. Of the queue hardly any row
+/// is left by then; of columns and runs all that their first level holds is written again each
+/// time.
+const TABLES: i32 = 12;
 /// The same of frames, of which there is little but keys: few tables are to be searched for them.
 const FRAMES_TABLES: i32 = 4;
 
@@ -84,11 +83,7 @@ impl Family {
         family.set_max_write_buffer_number(2);
         family.set_target_file_size_base(TABLE_FILE_BYTES);
         family.set_max_bytes_for_level_base(LEVEL_BASE_BYTES);
-        let tables = match self {
-            Self::Default | Self::Runs => TABLES,
-            Self::Frames => FRAMES_TABLES,
-            Self::Queue => QUEUE_TABLES,
-        };
+        let tables = if self == Self::Frames { FRAMES_TABLES } else { TABLES };
         family.set_level_zero_file_num_compaction_trigger(tables);
         family.set_level_zero_slowdown_writes_trigger(tables + 16);
         family.set_level_zero_stop_writes_trigger(tables + 32);
