@@ -205,7 +205,7 @@ where
         self
     }
 
-    /// Applies batches in turns with other workers.
+    /// Applies batches in turns with other workers, at the same workbenches.
     #[must_use]
     pub fn with_workbenches(mut self, workbenches: Arc<Workbenches>) -> Self {
         self.workbenches = workbenches;

@@ -5,16 +5,17 @@
 //! [`Part`] of exactly its size. A segment that takes much of a batch leaves the pool: it appends
 //! to a part of its own, which needs no second copy.
 //!
-//! **Invariant:** a chain is valid until the pool is cleared, and every chain is taken before.
+//! **Invariant:** a chain is valid in its own pool alone, until that is cleared; every chain is
+//! taken before.
 
 use crate::attribute::{ATTRIBUTES, Attribute};
 use crate::chunk::{Entry, Part, SEPARATOR_BYTES, Span};
 use crate::segment::{Filing, split_at_bracket};
 use crate::trace::VALUE_BYTES_MAX;
 
-/// Text whose memory a cleared pool keeps, and side text: as much as the largest batch of one
-/// tracker has.
-const KEPT_BYTES: usize = 18 << 20;
+/// Text whose memory a cleared pool keeps, and side text: more than the largest batch has whose
+/// traces go to one tracker each. One of more is settled each time that it has filed as much.
+pub(crate) const KEPT_BYTES: usize = 18 << 20;
 
 /// The same of entries, where traces are of ordinary size.
 const KEPT_ENTRIES: usize = 32 << 10;

@@ -315,6 +315,11 @@ impl Scratch {
             .expect("the buffer holds the worst case");
     }
 
+    /// Whether no trace is left in it.
+    pub(crate) fn is_clear(&self) -> bool {
+        self.last.entries.is_empty() && self.last.text.is_empty()
+    }
+
     /// Takes a part's buffers back, emptied.
     fn keep(&mut self, mut part: Part) {
         part.clear(4 * CHUNK_BYTES, CHUNK_ENTRIES);

@@ -24,6 +24,6 @@ impl Workbench {
     /// Whether nothing of a batch lies on it.
     #[must_use]
     pub fn is_clear(&self) -> bool {
-        self.pool.is_empty() && self.tail.is_empty()
+        self.pool.is_empty() && self.scratch.is_clear() && self.tail.is_empty()
     }
 }

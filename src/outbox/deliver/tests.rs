@@ -173,11 +173,14 @@ fn a_file_has_every_chunk_in_order_or_is_not_made() {
     let tracker = tracker_key(&file.tracker).expect("a UUID");
     let id = |part| SegmentId { tracker, cycle_ms: 0, service: String::new(), part };
     let frame = |number: u32| vec![number as u8; 3];
+    let damaged = Cell::new(u32::MAX);
     let encoded = |numbers: &[u32], chunks| {
         let mut changes = Changes::default();
         for number in numbers {
             let key = id(0).key(Table::Chunk).u32(*number).done();
-            changes.put(key, Chunk::encode(&[], &frame(*number)));
+            let whole = Chunk::encode(&[], &frame(*number));
+            // Says that it has more traces than bytes.
+            changes.put(key, if *number == damaged.get() { vec![9] } else { whole });
         }
         // The next segment's are another file's.
         let key = id(1).key(Table::Chunk).u32(chunks).done();
@@ -193,6 +196,11 @@ fn a_file_has_every_chunk_in_order_or_is_not_made() {
     for (numbers, gone) in [(&[1, 2][..], 0), (&[0, 2], 1), (&[0, 1], 2), (&[], 0)] {
         let error = encoded(numbers, 3).expect_err("one is gone").to_string();
         assert!(error.contains(&format!("chunk {gone} of")), "{error}");
+    }
+    for number in 0..3 {
+        damaged.set(number);
+        let error = encoded(&[0, 1, 2], 3).expect_err("one is damaged").to_string();
+        assert!(error.contains("a chunk cannot be read"), "{error}");
     }
 }
 

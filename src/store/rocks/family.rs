@@ -16,12 +16,18 @@ const BLOB_FILE_BYTES: u64 = 64 << 20;
 const TABLE_FILE_BYTES: u64 = 32 << 20;
 const LEVEL_BASE_BYTES: u64 = 128 << 20;
 const BLOCK_BYTES: usize = 16 << 10;
-/// Flushed tables that wait for each other before they are compacted. Of the queue hardly any row
-/// is left by then; of columns and runs all that their first level holds is written again each
-/// time.
-const TABLES: i32 = 12;
+/// Flushed tables of the queue that wait for each other before they are compacted: hardly any of
+/// their rows is left by then.
+const QUEUE_TABLES: usize = 12;
 /// The same of frames, of which there is little but keys: few tables are to be searched for them.
-const FRAMES_TABLES: i32 = 4;
+const FRAMES_TABLES: usize = 4;
+/// The same of columns and runs, at least: each time, all that their first level holds is written
+/// again. Small ones, as where many stores share the write buffers, wait for more.
+const TABLES_MIN: usize = 4;
+/// The same, at most: who looks for a row looks into each of them.
+const TABLES_MAX: usize = 12;
+/// What the write buffers of as many as wait hold, more or less.
+const WAITING_BYTES: usize = 96 << 20;
 
 /// What memtables take from memory at a time.
 const ARENA_BYTES_MIN: usize = 4 << 10;
@@ -64,6 +70,17 @@ impl Family {
         }
     }
 
+    /// Flushed tables that wait for each other before they are compacted.
+    fn tables(self, write_buffer_bytes: usize) -> usize {
+        match self {
+            Self::Queue => QUEUE_TABLES,
+            Self::Frames => FRAMES_TABLES,
+            Self::Default | Self::Runs => {
+                (WAITING_BYTES / write_buffer_bytes.max(1)).clamp(TABLES_MIN, TABLES_MAX)
+            }
+        }
+    }
+
     pub(super) fn descriptor(self, options: &Options) -> ColumnFamilyDescriptor {
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(options.memory.cache());
@@ -83,7 +100,7 @@ impl Family {
         family.set_max_write_buffer_number(2);
         family.set_target_file_size_base(TABLE_FILE_BYTES);
         family.set_max_bytes_for_level_base(LEVEL_BASE_BYTES);
-        let tables = if self == Self::Frames { FRAMES_TABLES } else { TABLES };
+        let tables = self.tables(options.write_buffer_bytes) as i32;
         family.set_level_zero_file_num_compaction_trigger(tables);
         family.set_level_zero_slowdown_writes_trigger(tables + 16);
         family.set_level_zero_stop_writes_trigger(tables + 32);
@@ -91,7 +108,7 @@ impl Family {
         family.set_compression_type(DBCompressionType::None);
         if matches!(self, Self::Default | Self::Runs) {
             // What has just been flushed is mostly columns and small runs, which soon go; and the
-            // first level is written again with every few flushes.
+            // first level is written again with every dozen flushes or fewer.
             family.set_compression_per_level(&[
                 DBCompressionType::None,
                 DBCompressionType::None,
@@ -202,6 +219,16 @@ mod tests {
         assert!(cut(&[5], &[5]).is_empty());
         assert!(cut(&[6], &[5]).is_empty());
         assert_eq!(cut(&[0xff], &[0xff, 0xff]).len(), 1);
+    }
+
+    #[test]
+    fn small_tables_of_columns_and_runs_wait_for_more_of_them() {
+        for family in [Family::Default, Family::Runs] {
+            let tables = [36 << 20, 24 << 20, 16 << 20, 8 << 20, 1 << 20, 0]
+                .map(|write_buffer_bytes| family.tables(write_buffer_bytes));
+            assert_eq!(tables, [4, 4, 6, 12, 12, 12], "{family:?}");
+        }
+        assert_eq!([Family::Frames, Family::Queue].map(|family| family.tables(0)), [4, 12]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::input::{Millis, Offset, Position};
 use crate::invariant;
 use crate::key::{SegmentId, Table, TrackerId, whole};
 use crate::names::trace_file;
+use crate::pool::KEPT_BYTES;
 use crate::query;
 use crate::record::Setup;
 use crate::route::Router;
@@ -25,9 +26,6 @@ use crate::stage::Batch;
 
 /// Text bytes in open chunks of one partition at most.
 pub const OPEN_BYTES_MAX: usize = 56 << 20;
-
-/// Text bytes that a batch files before they leave the pool.
-const POOL_BYTES_MAX: usize = 48 << 20;
 
 /// Segments of one tracker that still take traces, by service.
 #[derive(Debug, Default)]
@@ -185,7 +183,7 @@ impl OpenSegments {
         }
         segment.push(&mut batch.workbench.pool, filing);
         self.open_bytes += OpenSegment::grows_by(length);
-        if batch.workbench.pool.text_bytes() > POOL_BYTES_MAX {
+        if batch.workbench.pool.text_bytes() > KEPT_BYTES {
             self.settle(&mut batch.workbench.pool);
         }
         // A digest's count of filed traces is that of its files; a tracker may begin or cease to
