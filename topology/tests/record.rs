@@ -405,13 +405,11 @@ fn a_workbench_that_served_other_partitions_is_as_good_as_a_new_one() {
 }
 
 #[test]
-#[should_panic(expected = "I1: what another batch filed is on this one's workbench")]
 fn a_workbench_with_something_on_it_serves_no_other_batch() {
     let log = log(5, 60);
     let open_bytes_max = log.open_bytes_max;
     let setup = Setup { partition: 3, topic_id: "topic".into(), open_bytes_max };
-    let mut batch = Batch::default();
-    for _ in 0..2 {
+    let file = |batch: &mut Batch| {
         let mut stage = RecordStage::load(setup.clone(), &Memory::default()).unwrap();
         for (offset, (time, said)) in (0..).zip(&log.records) {
             let body = match said {
@@ -420,10 +418,16 @@ fn a_workbench_with_something_on_it_serves_no_other_batch() {
                 Said::Catalog(version) => Body::Catalog(*version, log.catalogs.get(version)),
             };
             let input = Input { offset, append_time_ms: *time, body };
-            stage.apply_reading(&input, Memory::default, &mut batch).unwrap();
+            stage.apply_reading(&input, Memory::default, batch).unwrap();
         }
-        assert!(!batch.workbench.is_clear(), "nothing was filed");
-    }
+    };
+    let mut batch = Batch::default();
+    file(&mut batch);
+    assert!(!batch.workbench.is_clear(), "nothing was filed");
+    let again = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| file(&mut batch)));
+    let panic = again.expect_err("another stage filed into the same batch");
+    let text = panic.downcast_ref::<&str>().copied().unwrap_or_default();
+    assert!(text.contains("is on this one's workbench"), "{text}");
 }
 
 fn every_row(rows: &Memory) -> Vec<(Vec<u8>, Vec<u8>)> {
