@@ -251,11 +251,14 @@ fn same_content<R: Rows<Error = crate::store::Error>>(
     Err(conflict(&file.bucket, &file.object))
 }
 
-fn encode<R: Rows<Error = crate::store::Error>>(
+fn encode<R: Rows>(
     rows: &R,
     file: &SegmentFile,
     compression: Compression,
-) -> Result<codec::Encoded, Error> {
+) -> Result<codec::Encoded, Error>
+where
+    Error: From<R::Error>,
+{
     let tracker = tracker_key(&file.tracker)
         .ok_or_else(|| Error::Damaged(format!("tracker id {} is no UUID", file.tracker)))?;
     let id = SegmentId {

@@ -15,7 +15,7 @@ use crate::trace::VALUE_BYTES_MAX;
 
 /// Text whose memory a cleared pool keeps, and side text: more than the largest batch has whose
 /// traces go to one tracker each. One of more is settled each time that it has filed as much.
-pub(crate) const KEPT_BYTES: usize = 18 << 20;
+const KEPT_BYTES: usize = 18 << 20;
 
 /// The same of entries, where traces are of ordinary size.
 const KEPT_ENTRIES: usize = 32 << 10;
@@ -123,10 +123,10 @@ impl Pool {
         self.next.is_empty()
     }
 
-    /// Text bytes of the whole batch.
+    /// Whether it holds more text than it keeps memory for.
     #[must_use]
-    pub fn text_bytes(&self) -> usize {
-        self.all.text.len()
+    pub fn is_full(&self) -> bool {
+        self.all.text.len() > KEPT_BYTES
     }
 
     /// Forgets the batch.

@@ -77,11 +77,9 @@ fn run(log: &Log, seed: u64, batch_max: u64, reload: bool) -> Memory {
 
 /// As [`run`], with one load in `batches` batches; 0: none.
 fn run_reloading(log: &Log, seed: u64, batch_max: u64, batches: u64) -> Memory {
-    let open_bytes_max = log.open_bytes_max;
-    let setup = Setup { partition: 3, topic_id: "topic".into(), open_bytes_max };
     let mut random = Random(seed);
     let mut rows = Memory::default();
-    let mut stage = RecordStage::load(setup.clone(), &rows).unwrap();
+    let mut stage = load(log.open_bytes_max, &rows);
     let mut at = 0;
     while at < log.records.len() {
         let end = (at + 1 + random.below(batch_max) as usize).min(log.records.len());
@@ -89,12 +87,17 @@ fn run_reloading(log: &Log, seed: u64, batch_max: u64, batches: u64) -> Memory {
         at = end;
         if batches > 0 && random.one_in(batches) {
             savepoint(&mut stage, &mut rows);
-            stage = RecordStage::load(setup.clone(), &rows).unwrap();
+            stage = load(log.open_bytes_max, &rows);
         } else if random.one_in(3) {
             savepoint(&mut stage, &mut rows);
         }
     }
     rows
+}
+
+fn load(open_bytes_max: usize, rows: &Memory) -> RecordStage {
+    let setup = Setup { partition: 3, topic_id: "topic".into(), open_bytes_max };
+    RecordStage::load(setup, rows).unwrap()
 }
 
 /// Writes what only the stage holds.
@@ -122,6 +125,21 @@ fn apply_at(
     offsets: Range<usize>,
 ) {
     let mut batch = Batch { workbench: std::mem::take(workbench), ..Batch::default() };
+    feed(log, stage, rows, offsets, &mut batch);
+    stage.finish(&mut batch);
+    assert!(batch.workbench.is_clear(), "something is left on the workbench");
+    rows.commit(&batch.changes);
+    *workbench = batch.workbench;
+}
+
+/// Applies records, and does not end the batch.
+fn feed(
+    log: &Log,
+    stage: &mut RecordStage,
+    rows: &Memory,
+    offsets: Range<usize>,
+    batch: &mut Batch,
+) {
     for (offset, (time, said)) in offsets.clone().zip(&log.records[offsets]) {
         let body = match said {
             Said::Trace(bytes) => Body::Data(bytes),
@@ -129,23 +147,23 @@ fn apply_at(
             Said::Catalog(version) => Body::Catalog(*version, log.catalogs.get(version)),
         };
         let input = Input { offset: offset as u64, append_time_ms: *time, body };
-        stage.apply_reading(&input, || rows.clone(), &mut batch).unwrap();
+        stage.apply_reading(&input, || rows.clone(), batch).unwrap();
     }
-    stage.finish(&mut batch);
-    assert!(batch.workbench.is_clear(), "something is left on the workbench");
-    rows.commit(&batch.changes);
-    *workbench = batch.workbench;
 }
 
 fn effects(rows: &Memory) -> Vec<(Vec<u8>, Vec<u8>)> {
     let (from, to) = whole(Table::Outbox);
-    let mut effects = Vec::new();
-    rows.scan(&from, &to, &mut |key, row| {
-        effects.push((key.to_vec(), row.to_vec()));
+    rows_between(rows, &from, &to)
+}
+
+fn rows_between(rows: &Memory, from: &[u8], to: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut between = Vec::new();
+    rows.scan(from, to, &mut |key, row| {
+        between.push((key.to_vec(), row.to_vec()));
         true
     })
     .unwrap();
-    effects
+    between
 }
 
 /// Text of each segment.
@@ -348,15 +366,14 @@ fn a_restart_with_a_smaller_bound_closes_chunks_and_changes_no_file() {
         log.records.insert(middle, (now, files_nothing));
     }
     let plain = run(&log, 0, 100, false);
-    let setup = |open_bytes_max| Setup { partition: 3, topic_id: "topic".into(), open_bytes_max };
     let mut rows = Memory::default();
-    let mut stage = RecordStage::load(setup(log.open_bytes_max), &rows).unwrap();
+    let mut stage = load(log.open_bytes_max, &rows);
     apply(&log, &mut stage, &mut rows, 0..middle);
     for (open_bytes_max, offsets) in
         [(500_000, middle..middle + 1), (60_000, middle + 1..middle + 2)]
     {
         savepoint(&mut stage, &mut rows);
-        stage = RecordStage::load(setup(open_bytes_max), &rows).unwrap();
+        stage = load(open_bytes_max, &rows);
         apply(&log, &mut stage, &mut rows, offsets);
         assert!(stage.tally().closed_early > 0, "all fits in {open_bytes_max} bytes");
     }
@@ -373,13 +390,7 @@ fn a_workbench_that_served_other_partitions_is_as_good_as_a_new_one() {
         let mut bench = Workbench::default();
         let mut all: Vec<(Memory, RecordStage)> = logs
             .iter()
-            .map(|log| {
-                let open_bytes_max = log.open_bytes_max;
-                let setup = Setup { partition: 3, topic_id: "topic".into(), open_bytes_max };
-                let rows = Memory::default();
-                let stage = RecordStage::load(setup, &rows).unwrap();
-                (rows, stage)
-            })
+            .map(|log| (Memory::default(), load(log.open_bytes_max, &Memory::default())))
             .collect();
         for turn in 0..logs.iter().map(|log| log.records.len()).max().unwrap() {
             for ((log, step), (rows, stage)) in logs.iter().zip([37, 911, 53]).zip(&mut all) {
@@ -396,7 +407,7 @@ fn a_workbench_that_served_other_partitions_is_as_good_as_a_new_one() {
                 }
             }
         }
-        all.into_iter().map(|(rows, _)| every_row(&rows)).collect::<Vec<_>>()
+        all.iter().map(|(rows, _)| rows_between(rows, &[], &[0xff])).collect::<Vec<_>>()
     };
     for (shared, own) in rows_of(true).into_iter().zip(rows_of(false)) {
         assert!(own.len() > 100, "{} rows", own.len());
@@ -407,19 +418,10 @@ fn a_workbench_that_served_other_partitions_is_as_good_as_a_new_one() {
 #[test]
 fn a_workbench_with_something_on_it_serves_no_other_batch() {
     let log = log(5, 60);
-    let open_bytes_max = log.open_bytes_max;
-    let setup = Setup { partition: 3, topic_id: "topic".into(), open_bytes_max };
     let file = |batch: &mut Batch| {
-        let mut stage = RecordStage::load(setup.clone(), &Memory::default()).unwrap();
-        for (offset, (time, said)) in (0..).zip(&log.records) {
-            let body = match said {
-                Said::Trace(bytes) => Body::Data(bytes),
-                Said::Tick => Body::Tick,
-                Said::Catalog(version) => Body::Catalog(*version, log.catalogs.get(version)),
-            };
-            let input = Input { offset, append_time_ms: *time, body };
-            stage.apply_reading(&input, Memory::default, batch).unwrap();
-        }
+        let rows = Memory::default();
+        let mut stage = load(log.open_bytes_max, &rows);
+        feed(&log, &mut stage, &rows, 0..log.records.len(), batch);
     };
     let mut batch = Batch::default();
     file(&mut batch);
@@ -428,16 +430,6 @@ fn a_workbench_with_something_on_it_serves_no_other_batch() {
     let panic = again.expect_err("another stage filed into the same batch");
     let text = panic.downcast_ref::<&str>().copied().unwrap_or_default();
     assert!(text.contains("is on this one's workbench"), "{text}");
-}
-
-fn every_row(rows: &Memory) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let mut all = Vec::new();
-    rows.scan(&[], &[0xff], &mut |key, row| {
-        all.push((key.to_vec(), row.to_vec()));
-        true
-    })
-    .unwrap();
-    all
 }
 
 /// Early configurations could say 0. Their logs were filed with a window of one trace.

@@ -17,7 +17,6 @@ use crate::input::{Millis, Offset, Position};
 use crate::invariant;
 use crate::key::{SegmentId, Table, TrackerId, whole};
 use crate::names::trace_file;
-use crate::pool::KEPT_BYTES;
 use crate::query;
 use crate::record::Setup;
 use crate::route::Router;
@@ -183,7 +182,7 @@ impl OpenSegments {
         }
         segment.push(&mut batch.workbench.pool, filing);
         self.open_bytes += OpenSegment::grows_by(length);
-        if batch.workbench.pool.text_bytes() > KEPT_BYTES {
+        if batch.workbench.pool.is_full() {
             self.settle(&mut batch.workbench.pool);
         }
         // A digest's count of filed traces is that of its files; a tracker may begin or cease to
